@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from resonant import output
 from resonant.errors import EndpointError
-from resonant.events import Attempt, DeadLetter, Event, given_attributes, rfc3339
+from resonant.events import Attempt, DeadLetter, Delivery, Event, given_attributes, rfc3339
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -194,8 +194,13 @@ def endpoint(
     """
     if isinstance(block, EndpointError):
         return {"name": name, "problem": problem}
+    state = endpoint_state(problem, found, subscriptions, now=now)
+    return {**endpoint_settings(name, block), **state}
+
+
+def endpoint_state(problem: str | None, found: Governed, subscriptions: int, *, now: float) -> Document:
+    """Return what the store knows of an endpoint; the arguments are those of ``endpoint``."""
     return {
-        **endpoint_settings(name, block),
         "problem": problem,
         "subscriptions": subscriptions,
         "gone_since": _moment(found.gate.since) if found.gate.is_gone else None,
@@ -348,10 +353,15 @@ def acknowledged(causes: Mapping[str, int], done: str) -> Document:
     }
 
 
+def delivery(found: Delivery) -> Document:
+    """Return a delivery."""
+    return _pick(found, _DELIVERY)
+
+
 def waiting(row: Waiting, *, now: float, is_held: bool) -> Document:
     """Return an unfinished delivery."""
     return {
-        **_pick(row.delivery, _DELIVERY),
+        **delivery(row.delivery),
         "state": row.state(now),
         **_pick(row.answered, "answer maybe_processed"),
         "held": is_held,

@@ -1,17 +1,24 @@
 """A browser and a program that use the console, with the application in the same process."""
 
+import json
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
+from unittest.mock import patch
 
 import httpx
+from starlette.types import ASGIApp
 
 from resonant.console.access import Access
 from resonant.console.app import create_app
 from resonant.console.asked import Console
 from resonant.console.plans import Plans
 from resonant.settings import Settings
+from support.commands import run_in_process
 from support.desk import Desk
 
 JSON = {"accept": "application/json"}
@@ -70,10 +77,20 @@ def open_pages(
     password: str | None = None,
     settings: Settings | None = None,
     hosts: tuple[str, ...] = (),
+    app: ASGIApp | None = None,
     **options: Any,
 ) -> Iterator[Pages]:
     console = Console(desk.store, settings or Settings(), Plans(), **options)
-    app = create_app(console, Access(password, hosts=hosts))
+    app = app or create_app(console, Access(password, hosts=hosts))
     http = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1:4201")
     yield Pages(desk, http, console)
     desk.run(http.aclose())
+
+
+def document_of(command: list[str], pages: Pages) -> Any:
+    """Return the JSON of a command on the same store at the same time."""
+    now = pages.desk.clock()
+    environment = {"RESONANT_DATABASE_URL": str(pages.desk.store), "HOME": os.environ["HOME"]}
+    with patch("resonant.cli.command_store.CommandStore.now", lambda _: now), TemporaryDirectory() as folder:
+        done = run_in_process([*command, "--json"], environment, Path(folder))
+    return json.loads(done.stdout)

@@ -61,23 +61,31 @@ class Serving:
 
 @contextmanager
 def serving(
-    store_url: str, folder: Path, *options: str, port: int | None = None, **variables: str
+    store_url: str,
+    folder: Path,
+    *options: str,
+    port: int | None = None,
+    command: str = "serve",
+    ready: str = "readyz",
+    **variables: str,
 ) -> Iterator[Serving]:
-    """Run ``resonant serve`` during the block, from when it is ready.
+    """Run ``resonant serve``, or another command, during the block, from when it is ready.
 
     Args:
         store_url: the URL of its database, which need not exist.
         folder: its home and its working folder.
         options: further options, such as ``--no-auth``.
         port: by default, a free one.
+        command: its name.
+        ready: the path that it answers when it is ready.
         variables: environment variables.
     """
     port = port or free_port()
-    log = folder / "serve.log"
-    show_on_failure("resonant serve", log)
+    log = folder / f"{command}.log"
+    show_on_failure(f"resonant {command}", log)
     with log.open("ab") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "resonant", "serve", "--port", str(port), *options],
+            [sys.executable, "-m", "resonant", command, "--port", str(port), *options],
             cwd=folder,
             env=_environment(store_url, folder) | variables,
             stdin=subprocess.DEVNULL,
@@ -86,7 +94,7 @@ def serving(
         )
     server = Serving(process, port, store_url, folder, log)
     try:
-        _wait_until_ready(server)
+        _wait_until_ready(server, ready)
         yield server
     finally:
         process.terminate()
@@ -133,12 +141,12 @@ def _environment(store_url: str, folder: Path) -> dict[str, str]:
     return clean_environment() | of_user | {"RESONANT_DATABASE_URL": store_url}
 
 
-def _wait_until_ready(server: Serving) -> None:
+def _wait_until_ready(server: Serving, path: str) -> None:
     def ready() -> bool:
         if server.process.poll() is not None:
-            pytest.fail(f"`resonant serve` ended with {server.process.returncode}: {server.log.read_text()}")
+            pytest.fail(f"the server ended with {server.process.returncode}: {server.log.read_text()}")
         try:
-            return httpx.get(f"{server.url}/readyz", trust_env=False).status_code == _OK
+            return httpx.get(f"{server.url}/{path}", trust_env=False).status_code == _OK
         except httpx.TransportError:
             return False
 

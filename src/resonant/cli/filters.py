@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated
@@ -29,8 +28,6 @@ After = Annotated[
     str | None,
     typer.Option("--after", metavar="PLACE", help="Continue after this place, printed at the end of a list."),
 ]
-
-_PLACE = re.compile(r"(\d{1,12}(?:\.\d{1,9})?)-(\d{1,18})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,10 +124,10 @@ def position(after: str | None) -> Position | None:
     """
     if after is None:
         return None
-    if not (found := _PLACE.fullmatch(after)):
+    from resonant.store.views.dead_letters import Position
+
+    if (found := Position.parse(after)) is None:
         raise options.Misuse(
             f"--after {after!r} is not a valid place: use the one printed at the end of a list"
         )
-    from resonant.store.views.dead_letters import Position
-
-    return Position(float(found[1]), int(found[2]))
+    return found

@@ -128,7 +128,7 @@ def say_page(shown: int, total: int, last: Position | None) -> None:
         total: the number of all rows, counted up to ``COUNTED``.
         last: the last row of this page, for ``--after``; None if no page follows.
     """
-    more = f"--after {last.at!r}-{last.id} shows the next, --limit 0 all" if last else "these are the last"
+    more = f"--after {last.place} shows the next, --limit 0 all" if last else "these are the last"
     output.say(f"showing {shown:,} of {total:,}{' or more' if total >= COUNTED else ''}: {more}")
 
 

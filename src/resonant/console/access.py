@@ -7,6 +7,7 @@ import hmac
 import ipaddress
 import secrets
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -14,12 +15,15 @@ from starlette.requests import Request
 
 from resonant.intake.access.foreign_pages import LOOPBACK, host_name
 from resonant.intake.problems import Problem
+from resonant.local.password import password_of
 
 COOKIE, TOKEN = "resonant_session", "token"
 SESSION_SECONDS = 12 * 3600.0
 _LONGEST_NAME = 60
 _MOST_SESSIONS = 1_000
+# A wrong password is answered after a second. Meanwhile, its address may try a few others.
 _SECONDS_PER_GUESS, _MOST_GUESSES = 1.0, 10
+_CHALLENGE = {"www-authenticate": 'Basic realm="Resonant", charset="UTF-8"'}
 _OWN_SITES = ("same-origin", "none")
 
 
@@ -46,13 +50,12 @@ class Access:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.has_password = password is not None
-        self._accepted = (password or "", (password or "").partition(":")[2])
-        self._hosts = (*LOOPBACK, *(each.lower() for each in hosts))
+        self._accepted = (password or "", password_of(password or ""))
+        self._hosts = (*LOOPBACK, *map(host_name, hosts))
         self._clock = clock
         self._key = secrets.token_bytes()
         self._sessions: dict[str, _Session] = {}
-        self._guesses = asyncio.Semaphore()
-        self._waiting = 0
+        self._wrong: Counter[str] = Counter()
 
     def check_origin(self, request: Request) -> None:
         """Refuse requests of other sites, and unknown names, which a foreign page may have bound to this address.
@@ -66,9 +69,8 @@ class Access:
             raise Problem(
                 403, f"this console is not known as {name or 'this Host'}: allow a name with --allow-host"
             )
-        site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
-        is_own = site in _OWN_SITES if site is not None else origin is None
-        is_own = is_own and (origin is None or origin.partition("://")[2] == hosts[0])
+        origin = request.headers.get("origin")
+        is_own = not _is_elsewhere(request) and (origin is None or origin.partition("://")[2] == hosts[0])
         asked = (request.headers.get("sec-fetch-mode"), request.headers.get("sec-fetch-dest"))
         is_link = request.method in ("GET", "HEAD") and asked == ("navigate", "document")
         if not (is_own or is_link):
@@ -91,19 +93,21 @@ class Access:
             name, _, password = base64.b64decode(given, validate=True).decode().partition(":")
         except ValueError:
             raise Problem(
-                401, "the header Authorization is not valid: Basic NAME:PASSWORD in base64"
+                401,
+                "the header Authorization is not valid: Basic NAME:PASSWORD in base64",
+                headers=_CHALLENGE,
             ) from None
-        await self._check(password, f"{name}:{password}")
+        await self._check(request, password, f"{name}:{password}")
         return f"{_checked_name(name)} in the console"
 
-    async def log_in(self, name: str, password: str) -> str:
+    async def log_in(self, request: Request, name: str, password: str) -> str:
         """Begin a session; return the value of its cookie.
 
         Raises:
             Problem: 401, 422 or 429.
         """
         who = f"{_checked_name(name)} in the console"
-        await self._check(password, password)
+        await self._check(request, password)
         now = self._clock()
         self._sessions = {key: each for key, each in self._sessions.items() if now < each.until}
         while len(self._sessions) >= _MOST_SESSIONS:
@@ -112,29 +116,37 @@ class Access:
         return key
 
     def log_out(self, request: Request) -> None:
-        """End the session of a request."""
-        self._sessions.pop(request.cookies.get(COOKIE, ""), None)
+        """End the session of a request, unless it follows a link of another site."""
+        if not _is_elsewhere(request):
+            self._sessions.pop(request.cookies.get(COOKIE, ""), None)
 
     def form_token(self, request: Request, path: str) -> str:
         """Return the token of this session for the form that posts to a path; a foreign page cannot know it."""
         of = f"{request.cookies.get(COOKIE, '')} {path}"
         return hmac.digest(self._key, of.encode(), "sha256").hex()
 
-    async def _check(self, *given: str) -> None:
-        """Compare a password; after a wrong one, the next guess of anybody waits for a second."""
-        if self._waiting >= _MOST_GUESSES:
+    async def _check(self, request: Request, *given: str) -> None:
+        """Compare a password. Only wrong ones wait, so those of others delay nobody."""
+        address = request.client.host if request.client else ""
+        if self._wrong[address] >= _MOST_GUESSES:
             raise Problem(
-                429, "too many wrong passwords: try again in a few seconds", headers={"retry-after": "10"}
+                429, "too many wrong passwords: try again in a few seconds", headers={"retry-after": "2"}
             )
-        self._waiting += 1
+        right = [hmac.compare_digest(a.encode(), b.encode()) for a in given for b in self._accepted]
+        if any(right):
+            return
+        self._wrong[address] += 1
         try:
-            async with self._guesses:
-                right = [hmac.compare_digest(a.encode(), b.encode()) for a in given for b in self._accepted]
-                if not any(right):
-                    await asyncio.sleep(_SECONDS_PER_GUESS)
-                    raise Problem(401, "the password is wrong", headers={"www-authenticate": "Basic"})
+            await asyncio.sleep(_SECONDS_PER_GUESS)
         finally:
-            self._waiting -= 1
+            self._wrong[address] -= 1
+            self._wrong += Counter()  # forget addresses without guesses
+        raise Problem(401, "the password is wrong", headers=_CHALLENGE)
+
+
+def unauthorized() -> Problem:
+    """Return the answer to a program that has not logged in."""
+    return Problem(401, "this console needs a name and its password: Basic NAME:PASSWORD", headers=_CHALLENGE)
 
 
 def _checked_name(name: str) -> str:
@@ -157,3 +169,8 @@ def _is_address(name: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _is_elsewhere(request: Request) -> bool:
+    """Return whether a browser says that another site made this request."""
+    return request.headers.get("sec-fetch-site", "none") not in _OWN_SITES

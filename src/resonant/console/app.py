@@ -1,5 +1,6 @@
 """The application: finds the page or action of a request, checks who asks, and answers in HTML or JSON."""
 
+import asyncio
 import json
 import logging
 import secrets
@@ -9,27 +10,32 @@ from importlib import resources
 from typing import Any
 from urllib.parse import parse_qsl, unquote_to_bytes
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from resonant.console.access import COOKIE, SESSION_SECONDS, TOKEN, Access
-from resonant.console.asked import Action, Asked, Console
+from resonant.console.access import COOKIE, SESSION_SECONDS, TOKEN, Access, unauthorized
+from resonant.console.asked import Action, Asked, Console, Page, path
 from resonant.console.html import Html
 from resonant.console.pages import ACTIONS, PAGES
+from resonant.display import visible
 from resonant.errors import ResonantError, StoreUnavailable
 from resonant.intake.problems import Problem
 from resonant.output import to_json
 
 logger = logging.getLogger(__name__)
 
-_MOST_BYTES = 256 * 1024
+MOST_BYTES = 256 * 1024
+_MOST_FIELDS = 1_000
 _MOST_MESSAGES = 100
+_LONGEST_DETAIL = 1_000
+_STORE_SECONDS = 8.0  # the server itself would answer after 10, without a page
 _STATIC = {"console.css": "text/css", "console.js": "text/javascript"}
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; "
     "form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
     "X-Content-Type-Options": "nosniff",
+    "Cross-Origin-Resource-Policy": "same-origin",
     "Referrer-Policy": "same-origin",
     "Cache-Control": "no-store",
     "Vary": "Accept",
@@ -54,60 +60,75 @@ class _App:
         if scope["type"] != "http":
             return
         request = Request(scope, receive)
-        as_json = "text/html" not in (accept := request.headers.get("accept", "")) and "json" in accept
+        accept = request.headers.get("accept", "")
+        is_browser = "text/html" in accept
         try:
-            answer = await self._answer(request, as_json=as_json)
-        except Problem as problem:
-            answer = self._refusal(request, problem, as_json=as_json)
-        except StoreUnavailable as error:
-            answer = self._refusal(request, Problem(503, str(error)), as_json=as_json)
-        except ResonantError as error:
-            answer = self._refusal(request, Problem(422, str(error)), as_json=as_json)
+            answer = await self._answer(
+                request, is_browser=is_browser, as_json=not is_browser and "json" in accept
+            )
+        except Exception as error:  # noqa: BLE001 - each becomes a page
+            answer = self._refusal(request, _problem(error), is_browser=is_browser)
         for name, value in _HEADERS.items():
             answer.headers.setdefault(name, value)
         await answer(scope, receive, send)
 
-    def _refusal(self, request: Request, problem: Problem, *, as_json: bool) -> Response:
-        if as_json:
-            return problem.response()
-        page = self._html.render(request, "error.html", {"problem": problem, "who": None})
-        return Response(page, problem.status, problem.headers, "text/html")
+    def _refusal(self, request: Request, problem: Problem, *, is_browser: bool) -> Response:
+        detail = visible(problem.detail)
+        if len(detail) > _LONGEST_DETAIL:
+            detail = f"{detail[:_LONGEST_DETAIL]}..."
+        if not is_browser:
+            return Problem(problem.status, detail, headers=problem.headers, limit=problem.limit).response()
+        # A browser would ask for the password in a window of its own.
+        headers = {
+            name: value for name, value in (problem.headers or {}).items() if name != "www-authenticate"
+        }
+        context = {"problem": problem, "detail": detail, "who": None}
+        return Response(
+            self._html.render(request, "error.html", context), problem.status, headers, "text/html"
+        )
 
-    async def _answer(self, request: Request, *, as_json: bool) -> Response:
+    async def _answer(self, request: Request, *, is_browser: bool, as_json: bool) -> Response:
         self._access.check_origin(request)
         parts = _parts(request)
-        if len(parts) == 2 and parts[0] == "static" and parts[1] in _STATIC:  # noqa: PLR2004
-            return Response(
-                self._static[parts[1]], media_type=_STATIC[parts[1]], headers={"Cache-Control": "max-age=300"}
-            )
-        if parts == ("login",) and self._access.has_password:
-            return await self._log_in(request)
+        is_login = parts == ("login",) and self._access.has_password
+        file = parts[1] if len(parts) == 2 and parts[0] == "static" and parts[1] in _STATIC else None  # noqa: PLR2004
         found, names = _find(PAGES, parts), _find(ACTIONS, parts)
-        if self._console.read_only:
-            names = None
-        allowed = [*(["GET", "HEAD"] if found else []), *(["POST"] if names else [])]
-        if not allowed:
-            raise Problem(404, f"no such page: {request.url.path}")
+        if not (is_login or file or found or names):
+            raise Problem(404, "no such page: the menu has the pages")
+        allowed = [
+            *(["GET", "HEAD"] if found or is_login or file or self._console.read_only else []),
+            *(["POST"] if is_login or (names and not self._console.read_only) else []),
+        ]
         if request.method not in allowed:
-            raise Problem(405, f"only {', '.join(allowed)}", headers={"allow": ", ".join(allowed)})
+            why = "this console is read-only" if self._console.read_only and names else "not possible here"
+            headers = {"allow": ", ".join(allowed)}
+            raise Problem(405, f"{why}: only {headers['allow']}", headers=headers)
+        if file:
+            return Response(
+                self._static[file], media_type=_STATIC[file], headers={"Cache-Control": "max-age=300"}
+            )
+        if is_login:
+            return await self._log_in(request)
         who = await self._access.who(request)
         if who is None:
-            if as_json or request.method == "POST":
-                raise Problem(401, "log in first", headers={"www-authenticate": "Basic"})
+            if not is_browser:
+                raise unauthorized()
             return RedirectResponse("/login", 303)
         if request.method == "POST":
             assert names is not None  # noqa: S101 - for mypy
             return await self._act(request, *names, who=who, as_json=as_json)
-        assert found is not None  # noqa: S101 - for mypy
-        given = _query(parse_qsl(request.url.query, keep_blank_values=True))
+        if found is None:
+            raise Problem(404, "no such page: the menu has the pages")
+        given = _fields(request.scope["query_string"])
         message = self._messages.get(str(given.pop("done", "")))
         asked = self._asked(found[1], given, who)
-        page = await self._console.store.read(found[0], asked)
-        if as_json:
-            text = page.document if isinstance(page.document, str) else to_json(page.document)
-            return Response(text + "\n", media_type="application/json")
+        async with asyncio.timeout(_STORE_SECONDS):
+            page = await self._console.store.read(found[0], asked)
+        if as_json or "content-disposition" in page.headers:
+            return _json(page)
         context = {**page.context, "page": page.document, "asked": asked, "who": who, "message": message}
-        return Response(self._html.render(request, page.template, context), media_type="text/html")
+        status = 200 if page.problem is None else page.problem.status
+        return Response(self._html.render(request, page.template, context), status, media_type="text/html")
 
     def _asked(self, names: tuple[str, ...], given: Mapping[str, Any], who: str) -> Asked:
         return Asked(self._console, names, given, who, self._console.store.clock())
@@ -130,22 +151,22 @@ class _App:
         body = b""
         async for chunk in request.stream():
             body += chunk
-            if len(body) > _MOST_BYTES:
-                raise Problem(413, "the request is too large", limit=_MOST_BYTES)
+            if len(body) > MOST_BYTES:
+                raise Problem(413, "the request is too large", limit=MOST_BYTES)
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        try:
-            if kind == "application/json":
-                given = json.loads(body)
-                if isinstance(given, dict):
-                    return given
-                raise Problem(400, "the body is not a JSON object")
-            fields = parse_qsl(body.decode(), keep_blank_values=True)
-        except (ValueError, RecursionError):
-            raise Problem(400, "the body is not valid JSON, nor a form") from None
-        given = _query(fields)
+        if kind == "application/json":
+            try:
+                given = json.loads(text := body.decode())
+                json.dumps(given, ensure_ascii=False).encode()  # refuses lone surrogates
+            except (ValueError, RecursionError):
+                raise Problem(400, "the body is not valid JSON") from None
+            if isinstance(given, dict) and "\\u0000" not in text:
+                return given
+            raise Problem(400, "the body is not a JSON object without NUL")
+        given = _fields(body)
         token = given.pop(TOKEN, "")
         if not secrets.compare_digest(
-            str(token).encode(), self._access.form_token(request, request.url.path).encode()
+            str(token).encode(), self._access.form_token(request, path(*_parts(request))).encode()
         ):
             raise Problem(403, "the form is not of this session, or too old: open its page again")
         return given
@@ -153,21 +174,51 @@ class _App:
     async def _log_in(self, request: Request) -> Response:
         if request.method == "POST":
             given = await self._read_form(request)
-            key = await self._access.log_in(str(given.get("name", "")), str(given.get("password", "")))
+            key = await self._access.log_in(
+                request, str(given.get("name", "")), str(given.get("password", ""))
+            )
+            is_encrypted = request.headers.get("origin", "").startswith("https:")  # to a proxy
             answer = RedirectResponse("/", 303)
-            answer.set_cookie(COOKIE, key, int(SESSION_SECONDS), httponly=True, samesite="strict")
+            answer.set_cookie(
+                COOKIE, key, int(SESSION_SECONDS), httponly=True, samesite="strict", secure=is_encrypted
+            )
             return answer
         self._access.log_out(request)
         return Response(self._html.render(request, "login.html", {"who": None}), media_type="text/html")
 
 
+def _problem(error: Exception) -> Problem:
+    match error:
+        case Problem():
+            return error
+        case StoreUnavailable() | TimeoutError():
+            detail = str(error) or f"no answer within {_STORE_SECONDS:g} s"
+            return Problem(503, f"the store does not answer: {detail}", headers={"retry-after": "2"})
+        case ResonantError():
+            return Problem(422, str(error))
+        case ClientDisconnect():
+            return Problem(400, "the request is not complete")
+    logger.error("a request failed", exc_info=error)
+    return Problem(500, "an error of Resonant: the log of the console has the details")
+
+
+def _json(page: Page) -> Response:
+    if page.problem is not None:
+        raise page.problem
+    document = page.document() if callable(page.document) else page.document
+    text = document if isinstance(document, str) else to_json(document)
+    return Response(text + "\n", media_type="application/json", headers=dict(page.headers))
+
+
 def _parts(request: Request) -> tuple[str, ...]:
     """Return the decoded parts of the path; an encoded slash does not end a part."""
-    raw = request.scope.get("raw_path") or request.url.path.encode()
+    raw = request.scope["raw_path"]
     try:
         parts = tuple(unquote_to_bytes(part).decode() for part in raw.split(b"/")[1:])
     except UnicodeDecodeError:
-        raise Problem(404, "the path is not UTF-8") from None
+        parts = ("\0",)
+    if any("\0" in part for part in parts):
+        raise Problem(404, "the path is not UTF-8 without NUL")
     return () if parts == ("",) else parts
 
 
@@ -180,9 +231,22 @@ def _find(table: Mapping[str, Any], parts: Sequence[str]) -> tuple[Any, tuple[st
     return None
 
 
-def _query(fields: Sequence[tuple[str, str]]) -> dict[str, Any]:
+def _fields(text: bytes) -> dict[str, Any]:
+    """Return the values of a query or a form.
+
+    Raises:
+        Problem: 422.
+    """
+    try:
+        pairs = parse_qsl(text.decode(), keep_blank_values=True, errors="strict", max_num_fields=_MOST_FIELDS)
+    except ValueError:
+        raise Problem(
+            422, f"the query or the form is not UTF-8, or has more than {_MOST_FIELDS:,} fields"
+        ) from None
     found: dict[str, Any] = {}
-    for name, value in fields:
+    for name, value in pairs:
+        if "\0" in name + value:
+            raise Problem(422, "the query or the form contains NUL")
         if name in found:
             before = found[name]
             found[name] = [*(before if isinstance(before, list) else [before]), value]

@@ -3,7 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Row, select
 
@@ -33,6 +33,7 @@ class DeadLetterGroup:
         shares_id: whether events of other sources have the example's id.
         answer: the beginning of the receiver's answer to the example, if any; otherwise empty.
         maybe_processed: whether the receiver may have processed some, judged by the newest of each cause.
+        blame: whose fault the example's last failure was.
         acknowledged: the acknowledgement of the cause, if any.
     """
 
@@ -50,6 +51,7 @@ class DeadLetterGroup:
     answer: str
     maybe_processed: bool
     shares_id: bool = False
+    blame: str | None = None
     acknowledged: Acknowledgement | None = None
 
     @property
@@ -62,6 +64,7 @@ class DeadLetterGroup:
             endpoint=self.endpoint,
             event_id=self.example,
             source=self.example_source if self.shares_id else None,
+            error=self.error,
             cause=self.fingerprint,
             maybe_processed=self.maybe_processed,
         )
@@ -74,19 +77,65 @@ def triage(connection: Connection, selection: Selection = Selection()) -> list[D
 
 def group_by_cause(connection: Connection, dead_letters: DeadLetters) -> list[DeadLetterGroup]:
     """Group dead letters, read on this connection, as ``triage`` does."""
+    return triage_page(connection, dead_letters, limit=None).groups
+
+
+class TriagePage(NamedTuple):
+    """A part of the groups, the number of all groups, and whether more follow."""
+
+    groups: list[DeadLetterGroup]
+    total: int
+    goes_on: bool
+
+
+def triage_page(
+    connection: Connection, dead_letters: DeadLetters, *, limit: int | None, after: str | None = None
+) -> TriagePage:
+    """Return the first groups of ``triage``, or those after the group with the fingerprint ``after``."""
     counts = {each.cause_id: each for each in dead_letters.count_by_cause(connection)}
-    members: defaultdict[str, list[tuple[Row[Any], CauseCount]]] = defaultdict(list)
-    for cause in connection.execute(select(_c).where(is_any_of(_c.c.id, list(counts)))):
-        members[cause.fingerprint].append((cause, counts[cause.id]))
-    newest = [each.last_id for each in counts.values()]
+    acknowledged = read_acknowledged(connection)
+    of_group: defaultdict[str, list[int]] = defaultdict(list)
+    query = select(_c.c.fingerprint, _c.c.id).where(is_any_of(_c.c.id, list(counts)))
+    for fingerprint, cause in connection.execute(query):
+        of_group[fingerprint].append(cause)
+
+    def rank(fingerprint: str) -> tuple[bool, int, str]:
+        return (
+            fingerprint in acknowledged,
+            -sum(counts[each].number for each in of_group[fingerprint]),
+            fingerprint,
+        )
+
+    order = sorted(of_group, key=rank)
+    start = order.index(after) + 1 if after is not None and after in of_group else 0
+    chosen = order[start:] if limit is None else order[start : start + limit]
+    groups = _read_groups(
+        connection, {each: [counts[id_] for id_ in of_group[each]] for each in chosen}, acknowledged
+    )
+    return TriagePage(groups, len(order), start + len(chosen) < len(order))
+
+
+def _read_groups(
+    connection: Connection,
+    counts: Mapping[str, list[CauseCount]],
+    acknowledged: Mapping[str, Acknowledgement],
+) -> list[DeadLetterGroup]:
+    every = [each for of_group in counts.values() for each in of_group]
+    query = select(_c).where(is_any_of(_c.c.id, [each.cause_id for each in every]))
+    causes = {row.id: row for row in connection.execute(query)}
+    newest = [each.last_id for each in every]
     examples = {row.id: row for row in read_deliveries(connection, newest)}
     said = answers(connection, newest)
-    acknowledged = read_acknowledged(connection)
-    groups = [
-        _group(fingerprint, group, examples, said, acknowledged.get(fingerprint))
-        for fingerprint, group in members.items()
+    return [
+        _group(
+            fingerprint,
+            sorted(((causes[each.cause_id], each) for each in of_group), key=lambda member: member[0].id),
+            examples,
+            said,
+            acknowledged.get(fingerprint),
+        )
+        for fingerprint, of_group in counts.items()
     ]
-    return sorted(groups, key=lambda group: (bool(group.acknowledged), -group.count, group.fingerprint))
 
 
 def _group(
@@ -119,5 +168,6 @@ def _group(
         answer=said[max(newest)].answer or "",
         maybe_processed=any(said[each].maybe_processed for each in newest),
         shares_id=example.shares_id,
+        blame=said[max(newest)].blame,
         acknowledged=acknowledged,
     )

@@ -14,7 +14,11 @@ _AGE = re.compile(r"([0-9]{1,9})([smhdw])")
 
 def rfc3339(moment: float) -> str:
     """Format seconds since the epoch as RFC 3339 in UTC, to the millisecond."""
-    return datetime.fromtimestamp(moment, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    try:
+        found = datetime.fromtimestamp(moment, UTC)
+    except (ValueError, OverflowError):  # a row of an older version may have a time that no calendar has
+        found = datetime.max.replace(tzinfo=UTC) if moment > 0 else datetime.min.replace(tzinfo=UTC)
+    return found.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def minute(moment: float) -> str:

@@ -28,7 +28,13 @@ def page(ui_url: str, artifact: str) -> str:
 
 
 def known_page(settings: Settings, artifact: str) -> str | None:
-    """Return the address of an artifact on the configured server, or on that of ``resonant up``; None without one.
+    """Return the address of an artifact in the known UI; None without one."""
+    ui_url = known_ui(settings)
+    return page(ui_url, artifact) if ui_url else None
+
+
+def known_ui(settings: Settings) -> str | None:
+    """Return the address of the UI of the configured server, or of ``resonant up``; None without one.
 
     No request is sent.
     """
@@ -37,7 +43,7 @@ def known_page(settings: Settings, artifact: str) -> str | None:
         api_url = note.api_url
     if not ui_url and api_url:
         ui_url = Server(api_url.rstrip("/")).ui_url
-    return page(ui_url, artifact) if ui_url else None
+    return ui_url or None
 
 
 async def read_pages(client: PrefectClient) -> list[ArtifactCollection]:

@@ -119,6 +119,7 @@ class _Kept:
         self.part = part
         self.restarts = Restarts()
         self.is_ready = False
+        self.starts_again = False
         self._starts_at: float | None = 0.0
         self._ready_by = 0.0
 
@@ -151,6 +152,7 @@ class _Kept:
         """End the part, if it runs, and schedule its next start at this time."""
         self.part.end()
         self.is_ready = False
+        self.starts_again = True
         self._starts_at = time
 
 
@@ -191,7 +193,8 @@ class Parts:
             self.check()
             if problem := kept.look(self._clock()):
                 raise ServerError(problem)
-            self._sleep(POLL_SECONDS / 2)
+            if not condition():
+                self._sleep(POLL_SECONDS / 2)
 
     def check(self) -> None:
         """Check that the parts that were ready still run.
@@ -218,7 +221,7 @@ class Parts:
             was_ready = kept.is_ready
             problem = kept.look(self._clock())
             if problem is None:
-                if kept.is_ready and not was_ready:
+                if kept.is_ready and not was_ready and kept.starts_again:
                     output.say(f"the {kept.part.name} runs again")
                 continue
             pause = kept.restarts.pause(self._clock(), failed=not was_ready)

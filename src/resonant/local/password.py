@@ -5,7 +5,7 @@ import secrets
 from pathlib import Path
 
 from resonant.errors import ResonantError
-from resonant.files import atomic_file
+from resonant.files import atomic_file, make_private_folder
 from resonant.settings import Settings
 
 OF_SERVER, OF_CLIENT = "PREFECT_SERVER_API_AUTH_STRING", "PREFECT_API_AUTH_STRING"
@@ -30,12 +30,32 @@ def protect_up(settings: Settings) -> bool:
         return False
     path = password_file(settings)
     if not _read(path):
+        make_private_folder(path.parent)
         with atomic_file(path) as write:
             write(_new())
     path.chmod(0o600)
     os.environ[OF_SERVER] = _read(path)
     use_password_of_up(settings)
     return True
+
+
+def required_password() -> str | None:
+    """Return the password that this process must require, as the environment has it: ``USER:PASSWORD``, or None.
+
+    Raises:
+        ResonantError: it is empty.
+    """
+    for name in (OF_SERVER, OF_CLIENT):
+        if given := os.environ.get(name):
+            if not password_of(given):
+                raise ResonantError(f"{name} has no password: set it to USER:PASSWORD, or unset it")
+            return given
+    return None
+
+
+def password_of(given: str) -> str:
+    """Return the password of ``USER:PASSWORD``; a text without a colon is one."""
+    return given.partition(":")[2] if ":" in given else given
 
 
 def use_password_of_up(settings: Settings) -> None:

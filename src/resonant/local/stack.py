@@ -21,11 +21,12 @@ from resonant import output
 from resonant.errors import ResonantError, ServerError
 from resonant.files import atomic_file, make_private_folder, open_private
 from resonant.local.compatibility import check_client_names
+from resonant.local.console import ConsolePart
 from resonant.local.health import translated_server_errors
 from resonant.local.intake import Intake
 from resonant.local.note import Note, is_held, lock_of_up, note_of_up, read_note
 from resonant.local.parts import POLL_SECONDS, Part, Parts, kept_parts
-from resonant.local.password import protect_up
+from resonant.local.password import protect_up, required_password
 from resonant.local.server import (
     Server,
     ServerProcess,
@@ -45,8 +46,8 @@ if TYPE_CHECKING:
 
     from resonant.settings import Settings
 
-# The sum of the limits for the runs (twice), the worker, the server and the intake.
-_STOP_SECONDS = 40
+# The sum of the limits for the runs (twice), the console, the worker, the server and the intake.
+_STOP_SECONDS = 50
 _CLOSE_SECONDS = 5.0
 
 
@@ -57,9 +58,10 @@ class Stack:
     Attributes:
         server: the server.
         deployments: their names, as ``FLOW/NAME``.
-        parts: the processes that must run, the worker last.
+        parts: the processes that must run.
         has_password: whether the server requires the password of ``password_file``.
         note: lets other commands find the server while it runs.
+        console_url: the address of the console; None without one.
     """
 
     server: Server
@@ -67,6 +69,7 @@ class Stack:
     parts: Parts
     has_password: bool
     note: Callable[[], None]
+    console_url: str | None = None
 
     def watch(self) -> NoReturn:
         """Restart parts that end.
@@ -112,6 +115,7 @@ def running_stack(
     with_password: bool = False,
     intake_port: int | None = None,
     sources: Path | None = None,
+    console_port: int | None = 0,
 ) -> Iterator[Stack]:
     """Run server, worker and deployments during the block, and point Prefect at them. Call it before importing Prefect.
 
@@ -122,6 +126,7 @@ def running_stack(
         with_password: require the password of ``password_file``, unless the environment has one.
         intake_port: the port of the HTTP intake; None for no intake.
         sources: the file of the intake's sources of webhooks.
+        console_port: the port of the console; 0 for no console, None for its default or, if that is taken, a free one.
 
     Raises:
         ServerError: a part cannot start; the message says why.
@@ -136,9 +141,13 @@ def running_stack(
         _check_free("--port", port)
         if intake_port is not None:
             _check_free("--serve", intake_port)
+        if console_port:
+            _check_free("--console", console_port)
         configure_prefect()
         os.environ["PREFECT_API_URL"] = server.api_url
         has_password = with_password and protect_up(settings)
+        if console_port != 0:
+            required_password()
         of_store = {
             "RESONANT_DATABASE_URL": settings.store_url,
             "RESONANT_MAX_EVENT_BYTES": str(settings.max_event_bytes),
@@ -163,9 +172,19 @@ def running_stack(
                 with _ended_with_runs(parts, worker):
                     deployments = asyncio.run(deploy())
                     parts.wait(worker)
+                    console_url = None
+                    if console_port != 0:
+                        # Nothing waits for it: a browser is not that fast.
+                        parts.start(console := ConsolePart(home, elsewhere, console_port))
+                        console_url = console.url
                     with _noted(settings, server, has_password=has_password) as note:
                         yield Stack(
-                            server, deployments, parts, has_password, lambda: note(parts.runs(serving))
+                            server,
+                            deployments,
+                            parts,
+                            has_password,
+                            lambda: note(parts.runs(serving)),
+                            console_url,
                         )
 
 

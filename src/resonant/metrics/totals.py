@@ -5,11 +5,10 @@ Counters come from the ledgers and the sketches of the span *ever*, which only g
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from sqlalchemy import Connection, case, func, select
 
-from resonant.metrics.statistics import Statistics, read_statistics
 from resonant.store import Store, schema
 from resonant.store.counts.acceptances import read_ledgers
 from resonant.store.counts.counters import read_ever
@@ -21,6 +20,9 @@ from resonant.store.shared.gates import Gate, read_gates
 from resonant.store.views.dead_letters import DeadLetters
 from resonant.store.views.endpoint_status import count_held, oldest_not_held
 from resonant.store.views.selection import Selection
+
+if TYPE_CHECKING:
+    from resonant.metrics.statistics import Statistics
 
 K = TypeVar("K")
 
@@ -69,15 +71,17 @@ class Totals:
         return tuple(self.accepted)
 
 
-async def measure(store: Store, *, hours: float) -> tuple[Totals, Statistics]:
+async def measure(store: Store, *, hours: float) -> "tuple[Totals, Statistics]":
     """Read counters and gauges, and compute the statistics of the last hours, from one snapshot.
 
     Raises:
         StoreUnavailable: the store became unavailable.
     """
+    from resonant.metrics.statistics import read_statistics  # noqa: PLC0415 - loads pandas
+
     now = store.clock()
 
-    def read(connection: Connection) -> tuple[Totals, Statistics]:
+    def read(connection: Connection) -> "tuple[Totals, Statistics]":
         found = read_statistics(connection, now=now, since=now - hours * 3600)
         return read_totals(connection, now=now), found
 

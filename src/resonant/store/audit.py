@@ -2,14 +2,15 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar
 
 from sqlalchemy import Connection, insert, select, update
 
-from resonant.events import Clock
+from resonant.display import some
+from resonant.events import Clock, rfc3339
 from resonant.store import schema
 
 P = ParamSpec("P")
@@ -37,6 +38,8 @@ AuditAction = Literal[
     "endpoint rotate-secret",
     "endpoint remove",
 ]
+# Ages in days, in the selection of a purge.
+_AGES = ("dead_letters", "delivered")
 _t = schema.audit
 
 
@@ -56,6 +59,7 @@ class AuditEntry:
         at: when it began, seconds since the epoch.
         count: how many deliveries it has changed so far.
         ended_at: when it ended or was stopped; None while it runs, or if it was killed.
+        id: grows with each operation.
     """
 
     at: float
@@ -64,6 +68,32 @@ class AuditEntry:
     selection: dict[str, object]
     count: int
     ended_at: float | None
+    id: int = field(default=0, compare=False)
+
+    @property
+    def changes_deliveries(self) -> bool:
+        """Whether it is an operation on deliveries, or has changed any."""
+        return self.count > 0 or self.action in ("replay", "cancel", "purge", "erase")
+
+    @property
+    def took(self) -> str:
+        """Its duration. Without an end, the process was killed or still runs; the count is valid either way."""
+        return "not ended" if self.ended_at is None else f"{self.ended_at - self.at:.1f} s"
+
+    def restrictions(self) -> Iterator[str]:
+        """Describe each restriction of the selection."""
+        for name, value in self.selection.items():
+            words = name.replace("_", " ")
+            if name in ("since", "until") and isinstance(value, int | float):
+                yield f"{words} {rfc3339(value)}"
+            elif isinstance(value, float):
+                yield f"{words} older than {value:g} days" if name in _AGES else f"{words} {value:g}"
+            elif value is True:
+                yield words
+            elif isinstance(value, list) and value:
+                yield f"{words} {some([str(each) for each in value])}"
+            elif value not in (None, False, {}, []):
+                yield f"{words} {value}"
 
 
 @asynccontextmanager
@@ -117,15 +147,37 @@ def end_audit(connection: Connection, audit_id: int, *, now: float) -> None:
 
 
 def read_audit(
-    connection: Connection, *, limit: int | None = None, action: AuditAction | None = None
+    connection: Connection,
+    *,
+    limit: int | None = None,
+    action: AuditAction | None = None,
+    who: str | None = None,
+    before: int | None = None,
+    gate_of: str | None = None,
 ) -> list[AuditEntry]:
-    """Return audit entries, newest first."""
-    columns = (_t.c.at, _t.c.who, _t.c.action, _t.c.selection, _t.c["count"], _t.c.ended_at)
+    """Return audit entries, newest first.
+
+    Args:
+        limit: at most so many.
+        action: only this one.
+        who: only by this operator.
+        before: only entries with a smaller id.
+        gate_of: only pauses and resumptions of this endpoint.
+    """
+    columns = (_t.c.at, _t.c.who, _t.c.action, _t.c.selection, _t.c["count"], _t.c.ended_at, _t.c.id)
     query = select(*columns).order_by(_t.c.id.desc()).limit(limit)
-    rows = connection.execute(query if action is None else query.where(_t.c.action == action))
+    for column, value in ((_t.c.action, action), (_t.c.who, who)):
+        query = query if value is None else query.where(column == value)
+    if before is not None:
+        query = query.where(_t.c.id < before)
+    if gate_of is not None:
+        named = f'"endpoint": {json.dumps(gate_of, ensure_ascii=False)}'
+        query = query.where(
+            _t.c.action.in_(("pause", "resume")), _t.c.selection.contains(named, autoescape=True)
+        )
     return [
-        AuditEntry(at, who, action, json.loads(selection), number, ended_at)
-        for at, who, action, selection, number, ended_at in rows
+        AuditEntry(at, by, action, json.loads(selection), number, ended_at, id_)
+        for at, by, action, selection, number, ended_at, id_ in connection.execute(query)
     ]
 
 

@@ -124,9 +124,7 @@ def _list_groups(
 
 def _deliveries(holds: Holds, *, now: float) -> view.View[Waiting]:
     def held(row: Waiting) -> str:
-        """Return why a gate holds a delivery; empty if it is not due or not held."""
-        is_due = row.state(now) == "due"
-        return holds.why(row.delivery.endpoint, row.delivery.event_type) if is_due else ""
+        return row.why_held(holds, now)
 
     def state(row: Waiting) -> str:
         return "held" if held(row) else "waits" if _waits(row, now) else _STATES[row.state(now)]

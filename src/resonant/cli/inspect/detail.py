@@ -13,9 +13,10 @@ import typer
 from resonant import documents, output
 from resonant.cli import filters, options
 from resonant.cli.command_store import command_store
-from resonant.display import ago, counted, hexdump
-from resonant.errors import InvalidEvent, ResonantError
-from resonant.events import Attempt, Delivery, Event, encode_data, rfc3339
+from resonant.delivery.wording import dated, facts, laid_out, next_step, state
+from resonant.display import counted, hexdump
+from resonant.errors import ResonantError
+from resonant.events import Attempt, Delivery, Event, rfc3339
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -110,7 +111,7 @@ def _event_lines(found: Detail, *, now: float) -> Iterator[str]:
         yield f"  trace     {output.visible(' '.join(filter(None, (event.traceparent, event.tracestate))))}"
     if event.webhook_id != event.id:
         yield f"  sent as   {event.webhook_id}, its webhook-id"
-    yield f"  accepted  {_moment(found.accepted_at, now)}"
+    yield f"  accepted  {dated(found.accepted_at, now)}"
     yield f"  data      {_size(event)}"
 
 
@@ -133,7 +134,7 @@ def _size(event: Event) -> str:
 def _delivery_lines(found: Detail, holds: Holds, *, now: float) -> Iterator[str]:
     for delivery, attempts in found.deliveries:
         yield ""
-        yield f"{delivery.endpoint}: {_state(delivery, holds.why(delivery.endpoint, found.event.type), now)}"
+        yield f"{delivery.endpoint}: {state(delivery, holds.why(delivery.endpoint, found.event.type), now)}"
         for attempt in attempts:
             last = attempt is attempts[-1]
             yield from _attempt_lines(attempt, delivery, is_last=last)
@@ -145,7 +146,7 @@ def _data_lines(event: Event, source: str | None) -> Iterator[str]:
     if event.form == "bytes":
         shown, is_whole = hexdump(event.body[:_SHOWN_BYTES]), len(event.body) <= _SHOWN_BYTES
     else:
-        text = _indented(event.body) if event.form == "json" else event.body.decode()
+        text = laid_out(event.body) if event.form == "json" else event.body.decode()
         shown, is_whole = text[:_SHOWN_DATA_CHARACTERS], len(text) <= _SHOWN_DATA_CHARACTERS
     for line in shown.split("\n") if shown else ():
         yield f"    {output.visible(line)}"
@@ -154,84 +155,13 @@ def _data_lines(event: Event, source: str | None) -> Iterator[str]:
         yield f"    ... (resonant detail {shlex.quote(output.visible(event.id))}{option} --json shows all of it)"
 
 
-def _indented(body: bytes) -> str:
-    data = json.loads(body)
-    try:
-        exact = encode_data(data) == body
-    except InvalidEvent:
-        exact = False
-    # If parsing would round a number, show the stored text, which has no line breaks.
-    return json.dumps(data, indent=2, ensure_ascii=False) if exact else body.decode()
-
-
-def _state(delivery: Delivery, why_held: str, now: float) -> str:
-    attempts = counted(delivery.attempts, "attempt")
-    replays = f" ({counted(delivery.replays, 'replay')})" if delivery.replays else ""
-    match delivery.status:
-        case "delivered":
-            what = f"delivered {_moment(delivery.finished_at, now)}"
-        case "dead_letter":
-            what = f"dead letter, {delivery.reason}, given up {_moment(delivery.finished_at, now)}"
-            if delivery.replayed_to:
-                what += f", replayed to {delivery.replayed_to}"
-        case _ if delivery.lease_until is not None and delivery.lease_until > now:
-            # A delivery in its process may be waiting for its retry.
-            due_at = delivery.next_attempt_at or now
-            due = f", retry due {_moment(due_at, now)}" if due_at > now else ""
-            what = f"{delivery.status}{due}, leased by {delivery.leased_by} until {rfc3339(delivery.lease_until)}"
-        case _:
-            is_held = why_held and (delivery.next_attempt_at or now) <= now
-            held = f"held because {why_held}, " if is_held else ""
-            what = f"{delivery.status}, {held}due {_moment(delivery.next_attempt_at, now)}{_own_backoff(delivery, now)}"
-    return f"{what}, {attempts}{replays}"
-
-
-def _own_backoff(delivery: Delivery, now: float) -> str:
-    """Return when the delivery's own backoff ends if the gate sends it earlier; earlier failures do not count."""
-    until = delivery.backoff_until
-    if until is None or until <= max(now, delivery.next_attempt_at or now):
-        return ""
-    return f", own backoff until {rfc3339(until)}"
-
-
 def _attempt_lines(attempt: Attempt, delivery: Delivery, *, is_last: bool) -> Iterator[str]:
-    is_early = attempt.blame != "local" and attempt.code != "run_unfinished"
-    head = (
-        f"took {attempt.duration:.3f} s",
-        attempt.result,
-        attempt.status_code is not None and f"status {attempt.status_code}",
-        " ".join(filter(None, (attempt.category, attempt.code))),
-        attempt.blame == "local" and "local fault",
-        attempt.maybe_processed and attempt.result != "delivered" and "possibly processed",
-        attempt.late and "late, changed nothing",
-        attempt.early and ("early, " if is_early else "") + "not counted in max_attempts",
-    )
-    yield f"  {attempt.number:>3}  {rfc3339(attempt.started_at)}  {', '.join(part for part in head if part)}"
+    yield f"  {attempt.number:>3}  {rfc3339(attempt.started_at)}  {', '.join(facts(attempt))}"
     for name, text in (
         ("error", attempt.error or attempt.error_type),
         ("answer", attempt.excerpt),
         ("warning", attempt.warning),
-        ("next", _next_step(attempt, delivery, is_last=is_last)),
+        ("next", next_step(attempt, delivery, is_last=is_last)),
     ):
         if text:
             yield f"       {name:<8} {output.visible(text)}"
-
-
-def _next_step(attempt: Attempt, delivery: Delivery, *, is_last: bool) -> str | None:
-    asked = "" if attempt.retry_after is None else f" (Retry-After: {attempt.retry_after:g} s)"
-    match attempt.decision:
-        case "retry" if attempt.delay is None:
-            return "retry"
-        case "retry":
-            return f"retry in {attempt.delay:.2f} s{asked}"
-        case "park" if attempt.next_attempt_at is not None:
-            return f"parked until {rfc3339(attempt.next_attempt_at)}{asked}"
-        case "give_up":
-            # The store keeps the reason of the current round only.
-            return f"gave up: {delivery.reason}" if is_last and delivery.reason else "gave up"
-        case other:
-            return other
-
-
-def _moment(moment: float | None, now: float) -> str:
-    return "never" if moment is None else f"{rfc3339(moment)} ({ago(now - moment)})"

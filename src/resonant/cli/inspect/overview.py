@@ -1,4 +1,4 @@
-"""The parts of ``resonant status`` around the balance: each endpoint, alerts, gates, and the daily purge."""
+"""The parts of ``resonant status`` around the balance: each endpoint, alerts and gates."""
 
 from __future__ import annotations
 
@@ -6,18 +6,13 @@ import re
 import textwrap
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from resonant import output
-from resonant.dead_letters.purge import Forecast, Retention, forecast
 from resonant.display import ago, counted, some
 from resonant.gate.words import advice, described
-from resonant.store.audit import AuditEntry, read_audit
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
-
     from resonant.metrics.alerts import Key
     from resonant.settings import Settings
     from resonant.store.views.endpoint_problems import EndpointProblem
@@ -128,58 +123,3 @@ def _count(number: int | None) -> str:
 
 def _right(cell: str, column: str) -> str:
     return cell.rjust(max(map(len, column.split("\n"))))
-
-
-class Purges(NamedTuple):
-    """A forecast of the daily purge, and the result of the last purge.
-
-    Attributes:
-        retention: the configured retention.
-        forecast: the numbers of deliveries that would be removed now.
-        kept: the number of final deliveries that would stay.
-        archives: the folder of the daily purge's archives.
-        last: the last purge, if any.
-    """
-
-    retention: Retention
-    forecast: Forecast
-    kept: int
-    archives: Path
-    last: AuditEntry | None
-
-    def lines(self, *, now: float) -> Iterator[str]:
-        """Yield the lines of the text output."""
-        days = self.retention
-        apart = " (or as set for their endpoint or reason)" if days.by_reason or days.by_endpoint else ""
-        delivered = (
-            "no delivered history"
-            if days.delivered is None
-            else f"{self.forecast.delivered:,} delivered older than {days.delivered:g} days"
-        )
-        yield (
-            f"daily purge: {counted(self.forecast.dead_letters, 'dead letter')} older than {days.dead_letters:g} "
-            f"days{apart} and {delivered} would be removed now; {self.kept:,} would stay"
-        )
-        if self.last is None:
-            yield f"last purge: never; archives: {output.visible(str(self.archives))}"
-        else:
-            archive = self.last.selection.get("archive")
-            where = f"archived in {output.visible(str(archive))}" if archive else "no archive"
-            removed = f"{self.last.count:,} removed" + (f", {where}" if self.last.count else "")
-            yield f"last purge: {ago(now - self.last.at)}, {removed}"
-            if not self.last.count or Path(str(archive)).parent != self.archives:
-                yield f"archives: {output.visible(str(self.archives))}"
-
-
-def read_purges(connection: Connection, settings: Settings, found: StoreStatus, *, now: float) -> Purges:
-    """Count the deliveries that the daily purge would remove now.
-
-    Args:
-        settings: provide the retention.
-        found: the status of the whole store.
-    """
-    retention = Retention.of_settings(settings)
-    expected = forecast(connection, retention, now=now)
-    kept = found.delivered + found.dead_letter - expected.dead_letters - expected.delivered
-    last = next(iter(read_audit(connection, limit=1, action="purge")), None)
-    return Purges(retention, expected, kept, settings.archive_folder, last)

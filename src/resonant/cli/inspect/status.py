@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from resonant import documents, output
+from resonant import output
 from resonant.cli import filters, name_checks, options
 from resonant.cli.command_store import command_store
 from resonant.display import ago, counted
@@ -16,8 +16,7 @@ from resonant.events import rfc3339
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-    from resonant.cli.inspect import overview
-    from resonant.metrics.alerts import Key
+    from resonant.overview import Overview
     from resonant.settings import Settings
     from resonant.store.views.reads import StoreStatus
 
@@ -25,19 +24,6 @@ if TYPE_CHECKING:
 _OVERDUE_SECONDS = 60.0
 # Lines on a terminal: for the command and the next prompt; for the table with the balance; above the first endpoint.
 _LINES_OF_THE_SHELL, _TABLE_LINES, _HEADER_LINES = 2, 3, 5
-
-
-class _Read(NamedTuple):
-    """The status, in the parts that ``resonant status`` shows; ``store`` is the URL without its password."""
-
-    store: str
-    found: StoreStatus
-    purges: overview.Purges | None
-    raised: dict[Key, float]
-    alert_texts: dict[Key, str]
-    is_sent: bool
-    sent: set[str]
-    deployments: list[str]
 
 
 class _Paused(NamedTuple):
@@ -58,50 +44,27 @@ def status(
     On a terminal, as much is shown as fits its height, and a line says what is omitted.
     """
     from resonant.cli.inspect import overview
-    from resonant.metrics.alerts import ALL_ENDPOINTS, read_raised
-    from resonant.store.shared.drains import is_sending, sent_to
-    from resonant.store.views import reads
-    from resonant.store.views.known_names import known_endpoints
+    from resonant.overview import read_overview
+    from resonant.store.shared.drains import is_sending
 
     with command_store(exists=True) as opened:
         name = None if endpoint is None else options.endpoint_name(endpoint)
         name_checks.check_filters(opened, name)
-        settings = opened.settings
+        settings, now = opened.settings, opened.now()
 
-        now = opened.now()
-
-        def read(connection: Connection, store: str) -> _Read:
-            found = reads.status(connection, now=now, endpoint=name)
-            purges = None if name else overview.read_purges(connection, settings, found, now=now)
-            places = (name, ALL_ENDPOINTS)
-            raised = {
-                key: at
-                for key, at in read_raised(connection).items()
-                if name is None or key.endpoint in places
-            }
-            texts = {}
-            if raised:  # otherwise pandas is not loaded
-                from resonant.metrics.conditions import describe
-
-                texts = describe(connection, raised, settings, now=now)
+        def read(connection: Connection, store: str) -> tuple[Overview, bool]:
             is_sent = is_sending(connection, now=now, endpoint=name)
-            sent = sent_to(connection, [each.gate.endpoint for each in found.governed], now=now)
-            known = known_endpoints(connection) if name is None else {name}
-            deployments = sorted(each for each in known if each.startswith(options.DEPLOYMENTS))
-            return _Read(store, found, purges, raised, texts, is_sent, sent, deployments)
+            return read_overview(connection, store, settings, now=now, endpoint=name), is_sent
 
-        status = opened.run(lambda store: store.read(read, str(store)))
-    paused = _ask_what_is_paused(settings, status.deployments)
-    if not as_json:
-        _write_status(status, [*overview.page_lines(settings, status.found)], paused, now=now)
-        return
-    document = documents.status(status.found, now=now)
-    document["store"] = status.store
-    document["alerts"] = documents.alerts(status.raised, status.alert_texts)
-    document["deployment_warnings"] = None if paused.problem else paused.warnings
-    if status.purges:
-        document["retention"] = documents.retention(*status.purges)
-    output.write(output.to_json(document) + "\n")
+        status, is_sent = opened.run(lambda store: store.read(read, str(store)))
+    deployments = sorted(each for each in status.known if each.startswith(options.DEPLOYMENTS))
+    paused = _ask_what_is_paused(settings, deployments)
+    if as_json:
+        document = status.document(None if paused.problem else paused.warnings, now=now)
+        output.write(output.to_json(document) + "\n")
+    else:
+        page = [*overview.page_lines(settings, status.found)]
+        _write_status(status, page, paused, now=now, is_sent=is_sent)
 
 
 def _ask_what_is_paused(settings: Settings, names: list[str]) -> _Paused:
@@ -115,7 +78,7 @@ def _ask_what_is_paused(settings: Settings, names: list[str]) -> _Paused:
         return _Paused({}, str(error))
 
 
-def _write_status(status: _Read, page: list[str], paused: _Paused, *, now: float) -> None:
+def _write_status(status: Overview, page: list[str], paused: _Paused, *, now: float, is_sent: bool) -> None:
     """Write the balance and the problems first; on a terminal, write only what fits its height."""
     from resonant.cli.inspect import overview
 
@@ -123,7 +86,7 @@ def _write_status(status: _Read, page: list[str], paused: _Paused, *, now: float
     balanced = "yes" if found.balanced else "NO"
     screen = _Screen(console.height - _LINES_OF_THE_SHELL if console.is_terminal else sys.maxsize)
     screen.write(output.visible(f"store: {status.store}"))
-    screen.write(f"balanced: {balanced}; {next_step(found, now=now, is_sent=status.is_sent)}")
+    screen.write(f"balanced: {balanced}; {next_step(found, now=now, is_sent=is_sent)}")
     counts = [*_count_lines(found, now=now), *page]
     wrong = [
         *overview.alert_lines(status.raised, status.alert_texts, now=now),

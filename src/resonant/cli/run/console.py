@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import signal
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from resonant import output
 from resonant.cli.command_store import command_store
+from resonant.cli.options import Misuse
 from resonant.errors import ResonantError
 
 if TYPE_CHECKING:
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
 
 HOST, PORT = "127.0.0.1", 4201
 _LABEL_WIDTH = 11
+_CLOSE_SECONDS = 2
 
 
 def console(
@@ -55,9 +59,13 @@ def console(
     from resonant.intake.serving.compatibility import check_uvicorn
 
     check_uvicorn()
+    from resonant.intake.access.foreign_pages import host_name
     from resonant.intake.serving.quiet_log import log_without_repeats
     from resonant.intake.serving.server import listen
 
+    for each in allow_host or ():
+        if host_name(each) is None:
+            raise Misuse(f"--allow-host {each!r} is not the name of a host, such as console.example.com")
     with command_store(patient=True, exists=True) as store, listen(host, port) as listener:
         log_without_repeats()
         password = _password(store.settings, is_wanted=auth)
@@ -83,11 +91,11 @@ def console(
 
 
 def _password(settings: Settings, *, is_wanted: bool) -> str | None:
-    from resonant.local.password import OF_CLIENT, OF_SERVER, protect_up
+    from resonant.local.password import protect_up, required_password
 
     if is_wanted:
         protect_up(settings)
-    return os.environ.get(OF_SERVER) or os.environ.get(OF_CLIENT) or None
+    return required_password()
 
 
 async def _serve(
@@ -104,6 +112,7 @@ async def _serve(
     from resonant.console.asked import Console
     from resonant.console.plans import Plans
     from resonant.console.serving import run
+    from resonant.local.artifacts import known_ui
 
     host, port = listener.getsockname()[:2]
 
@@ -117,5 +126,15 @@ async def _serve(
             output.write_paragraph(line, indent=_LABEL_WIDTH)
         output.flush()
 
-    shared = Console(store, settings, Plans(), read_only=read_only, shows_bodies=shows_bodies)
+    shared = Console(
+        store,
+        settings,
+        Plans(),
+        partial(known_ui, settings),
+        read_only=read_only,
+        shows_bodies=shows_bodies,
+    )
     await run(shared, Access(password, hosts=hosts), listener, on_start=write_what_runs)
+    # As in `resonant serve`: a store that does not answer cannot be closed either.
+    signal.signal(signal.SIGALRM, lambda *_: os._exit(0))
+    signal.alarm(_CLOSE_SECONDS)

@@ -59,8 +59,18 @@ def up(
         Path | None,
         typer.Option(metavar="FILE", help="With --serve: also accept the webhooks that this file declares."),
     ] = None,
+    console_port: Annotated[
+        int | None,
+        typer.Option(
+            "--console",
+            metavar="PORT",
+            min=0,
+            max=65535,
+            help="Port of the console, on 127.0.0.1: 4201, or a free one if that is taken; 0 is no console.",
+        ),
+    ] = None,
 ) -> None:
-    """Run the Prefect server with its UI, a worker and the deployments on this machine, until Ctrl-C.
+    """Run the Prefect server with its UI, a worker, the console and the deployments on this machine, until Ctrl-C.
 
     A part that ends is restarted, unless it fails to start five times in ten minutes. The drains and the server for events over HTTP
     keep running while the Prefect server restarts.
@@ -77,13 +87,22 @@ def up(
 
     if intake_port == port:
         raise options.Misuse(f"--serve {port} is the port of the server: choose another")
+    if console_port and console_port in (port, intake_port):
+        raise options.Misuse(f"--console {console_port} is the port of another part: choose another")
     if sources is not None:
         if intake_port is None:
             raise options.Misuse("--sources needs --serve PORT: the port that accepts webhooks")
         require_checks(given_sources(sources), is_local=True)
     with command_store() as opened:
         settings, store, watches = opened.settings, opened.run(_name), opened.read(read_watches)
-    starting = whole_stack(settings, port=port, with_password=auth, intake_port=intake_port, sources=sources)
+    starting = whole_stack(
+        settings,
+        port=port,
+        with_password=auth,
+        intake_port=intake_port,
+        sources=sources,
+        console_port=console_port,
+    )
     with interrupted_by_signals(), starting as stack:
         from deployments import reports
 
@@ -104,8 +123,9 @@ def whole_stack(
     with_password: bool = False,
     intake_port: int | None = None,
     sources: Path | None = None,
+    console_port: int | None = 0,
 ) -> AbstractContextManager[Stack]:
-    """Run server, worker, the project's deployments, and the HTTP intake if it has a port; see ``running_stack``."""
+    """Run server, worker, the project's deployments, the HTTP intake if it has a port, and the console; see ``running_stack``."""
     from resonant.local.stack import running_stack
 
     make_flows_importable()
@@ -118,6 +138,7 @@ def whole_stack(
         with_password=with_password,
         intake_port=intake_port,
         sources=sources,
+        console_port=console_port,
     )
 
 
@@ -139,9 +160,11 @@ def write_what_runs(
 
     pages = [page(stack.server.ui_url, each) for each in (TRIAGE_ARTIFACT, GATES_ARTIFACT, METRICS_ARTIFACT)]
     lines = [f"UI           {stack.server.ui_url}", f"API          {stack.server.api_url}"]
+    if stack.console_url is not None:
+        lines.insert(1, f"console      {stack.console_url}")
     if stack.has_password:
         lines.append(
-            f"password     the line in {password_file(settings)}, for the UI and PREFECT_API_AUTH_STRING"
+            f"password     the line in {password_file(settings)}, for the UI, the console and PREFECT_API_AUTH_STRING"
         )
     if intake_port is not None:
         lines.append(

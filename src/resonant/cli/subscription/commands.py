@@ -204,4 +204,4 @@ def _cancelling(selection: Selection) -> str:
     return f"resonant cancel --endpoint {selection.endpoint}{''.join(given)}"
 
 
-commands.command("test", epilog="Example: resonant subscription test order.json")(trial.try_event)
+commands.command("test", epilog="Example: resonant subscription test order.json")(trial.try_one)

@@ -11,11 +11,10 @@ from resonant.cli import options
 from resonant.cli.command_store import command_store
 from resonant.errors import InvalidEvent
 from resonant.events import Event
-from resonant.input_lines import parse_event
 from resonant.routing import Subscription
 
 
-def try_event(
+def try_one(
     file: Annotated[
         str,
         typer.Argument(metavar="FILE", help="One event in JSON; - is standard input.", show_default=False),
@@ -28,24 +27,21 @@ def try_event(
     Nothing is stored. The file has one event, as a line of `resonant enqueue`. `resonant enqueue` without --endpoint decides in the
     same way. If no subscription matches, the exit code is 1.
     """
-    from resonant.store.shared.subscriptions import current_router
+    from resonant.store.shared.subscriptions import try_event
 
     text = options.text_of_file("/dev/stdin" if file == "-" else file, file)
     with command_store(exists=True, named=not as_json) as store:
         try:
-            event = parse_event(
-                text, default_type=event_type, max_bytes=store.settings.max_event_bytes, may_be_own=True
-            )
+            most = store.settings.max_event_bytes
+            found = store.read(try_event, text, default_type=event_type, max_bytes=most)
         except InvalidEvent as error:
             raise InvalidEvent(f"{file}: {error}") from None
-        router = store.read(current_router)
-    endpoints, explained = router.endpoints(event), router.explain(event)
     if as_json:
-        output.write(output.to_json(documents.subscription_test(event, endpoints, explained)) + "\n")
+        output.write(output.to_json(documents.subscription_test(*found)) + "\n")
     else:
-        for line in _lines(event, endpoints, explained):
+        for line in _lines(*found):
             output.write_paragraph(output.visible(line), indent=4)
-    if not endpoints:
+    if not found.endpoints:
         raise typer.Exit(1)
 
 

@@ -9,7 +9,21 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
-from sqlalchemy import CTE, BigInteger, Connection, Insert, cast, delete, func, literal, select, union_all
+from sqlalchemy import (
+    CTE,
+    BigInteger,
+    Connection,
+    Insert,
+    Subquery,
+    cast,
+    delete,
+    func,
+    literal,
+    select,
+    true,
+    union,
+    union_all,
+)
 
 from resonant.store import schema
 from resonant.store.engine.sql import insert_into, insert_row
@@ -80,6 +94,17 @@ def add_to_ledger(
     connection.execute(
         adding, [{"name": endpoint, name: count} for endpoint, count in sorted(by_endpoint.items())]
     )
+
+
+def endpoint_names(endpoint: str | None = None) -> Subquery:
+    """Return the ``name`` of each endpoint, or of this one, that was added or for which an event was accepted."""
+    names = (_ledgers.c.name, _t.c.endpoint)
+    return union(
+        *(
+            select(each.label("name")).where(true() if endpoint is None else each == endpoint)
+            for each in names
+        )
+    ).subquery()
 
 
 def read_ledgers(connection: Connection, endpoint: str | None = None) -> dict[str, Ledger]:

@@ -171,7 +171,7 @@ def fold(connection: Connection, *, limit: int) -> int:
 
 def read_rows(connection: Connection, *, since: float, until: float = math.inf) -> list[Packed]:
     """Return the sketches of a window, in seconds since the epoch, including what is not folded yet."""
-    unfolded = _read_unfolded(connection, since, until)
+    unfolded = read_unfolded(connection, since, until)
     rows = [sketches.pack(tally.minute, tally.sketches()) for tally in unfolded]
     return [*sketches.read(connection, since=since, until=until), *rows]
 
@@ -179,7 +179,7 @@ def read_rows(connection: Connection, *, since: float, until: float = math.inf) 
 def read_ever(connection: Connection) -> dict[Labels, Sketch]:
     """Return everything that Prometheus counts since the store was created, without event types and details."""
     found = sketches.add_up(sketches.read(connection, since=EVER, until=EVER))
-    for tally in _read_unfolded(connection):
+    for tally in read_unfolded(connection):
         for labels, sketch in _of_ever(tally.sketches()):
             found[labels].add(sketch)
     return found
@@ -216,14 +216,15 @@ def read_counts(
     ]
     unfolded = [
         Count(tally.minute, labels, sketch.count, sketch.total / NANOSECONDS)
-        for tally in _read_unfolded(connection, since, until)
+        for tally in read_unfolded(connection, since, until)
         for labels, sketch in tally.sketches()
         if labels.measure in measures
     ]
     return found + unfolded
 
 
-def _read_unfolded(connection: Connection, since: float = 0.0, until: float = math.inf) -> list[Tally]:
+def read_unfolded(connection: Connection, since: float = 0.0, until: float = math.inf) -> list[Tally]:
+    """Return the tallies of a window that are not folded yet, added up by minute."""
     return _added_up(connection.execute(select(*_COLUMNS).where(_t.c.minute.between(since, until))))
 
 

@@ -93,7 +93,7 @@ def due(connection: Connection, endpoint: str | None = None) -> list[Due]:
 
 @cache
 def _earliest(*, is_of_one: bool) -> Select[str, float]:
-    names = select(bindparam("of", type_=Text()).label("name")).cte() if is_of_one else _unfinished_names()
+    names = select(bindparam("of", type_=Text()).label("name")).cte() if is_of_one else unfinished_names()
     earliest = (
         select(func.min(_d.c.available_at))
         .where(_d.c.endpoint == names.c.name, _d.c.available_at.is_not(None))
@@ -144,7 +144,7 @@ def _earliest_within() -> Select[str, float]:
     return select(given.endpoint, earliest.scalar_subquery())
 
 
-def _unfinished_names() -> CTE:
+def unfinished_names() -> CTE:
     """Find the endpoints with unfinished deliveries, with one index lookup per endpoint."""
     unfinished = _d.c.available_at.is_not(None)
     names = select(func.min(_d.c.endpoint).label("name")).where(unfinished).cte("names", recursive=True)

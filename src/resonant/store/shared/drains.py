@@ -139,7 +139,16 @@ def sent_to(
     connection: Connection, endpoints: Iterable[str], *, now: float, ended: str | None = None
 ) -> set[str]:
     """Return the endpoints to which a live run sends; ``ended`` is as for ``is_sending``."""
-    return {name for name in endpoints if is_sending(connection, now=now, endpoint=name, ended=ended)}
+    alive = select(_drains.c.endpoint).where(*_is_alive(now))
+    if ended is not None:
+        alive = alive.where(_drains.c.owner != ended)
+    found, wanted = set(connection.execute(alive).scalars()), set(endpoints)
+    if None in found:
+        return wanted
+    if NO_DRAIN in found:
+        is_recent = _claims.c.last_claim_at > now - _RECENT_CLAIM_SECONDS
+        found |= set(connection.execute(select(_claims.c.endpoint).where(is_recent)).scalars())
+    return wanted & found
 
 
 def are_drained(connection: Connection, endpoints: Iterable[str], *, now: float) -> bool:

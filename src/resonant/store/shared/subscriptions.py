@@ -8,11 +8,13 @@ import json
 import secrets
 from collections.abc import Collection
 from dataclasses import replace
+from typing import NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, func, select
 
 from resonant.errors import InvalidSubscription, StoreError
-from resonant.events import ENDPOINT_NAME
+from resonant.events import ENDPOINT_NAME, Event
+from resonant.input_lines import parse_event
 from resonant.routing import MAX_SUBSCRIPTIONS, Router, Subscription, new_subscription
 from resonant.store import schema
 from resonant.store.audit import AuditAction, record_change
@@ -46,6 +48,26 @@ def current_router(connection: Connection) -> Router:
         for older in [*_routers][:-_KEPT_ROUTERS]:
             _routers.pop(older, None)
     return router
+
+
+class Trial(NamedTuple):
+    """An event that is not stored, the endpoints that would get it, and what ``Router.explain`` says of each subscription."""
+
+    event: Event
+    endpoints: tuple[str, ...]
+    explained: list[tuple[Subscription, str | None]]
+
+
+def try_event(connection: Connection, text: str, *, default_type: str | None, max_bytes: int) -> Trial:
+    """Return what would happen to an event; ``text`` is as for ``parse_event``.
+
+    Raises:
+        InvalidEvent: the text is not a valid event.
+        StoreError: a subscription is damaged.
+    """
+    event = parse_event(text, default_type=default_type, max_bytes=max_bytes, may_be_own=True)
+    router = current_router(connection)
+    return Trial(event, router.endpoints(event), router.explain(event))
 
 
 def _read_version(connection: Connection) -> int | None:

@@ -7,6 +7,7 @@ causes. That takes one index scan for any number of pages, and no sort.
 
 import heapq
 import math
+import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -23,6 +24,7 @@ _FEW_CAUSES = 64
 _MOST_ROUNDS = 2**31 - 1
 _d, _c = schema.deliveries, schema.causes
 _KEY = (_d.c.finished_at, _d.c.id)
+_PLACE = re.compile(r"(\d{1,12}(?:\.\d{1,9})?)-(\d{1,18})")
 
 
 class Position(NamedTuple):
@@ -30,6 +32,17 @@ class Position(NamedTuple):
 
     at: float
     id: int
+
+    @classmethod
+    def parse(cls, place: str) -> "Position | None":
+        """Return the position of a place, as ``place`` writes it; None if it is not valid."""
+        found = _PLACE.fullmatch(place)
+        return cls(float(found[1]), int(found[2])) if found else None
+
+    @property
+    def place(self) -> str:
+        """The position as text."""
+        return f"{self.at!r}-{self.id}"
 
 
 class CauseCount(NamedTuple):
@@ -144,7 +157,7 @@ class DeadLetters:
         """
         query = select(*_KEY).order_by(*(column.desc() for column in _KEY)).limit(limit)
         if before is not None:
-            query = query.where(tuple_(*_KEY) < _bound(_KEY, before))
+            query = query.where(tuple_(*_KEY) < bound(_KEY, before))
         if self.causes is not None and not goes_on and len(self.causes) <= _FEW_CAUSES:
             return self._newest_of_each(connection, query, limit)
         return positions(connection, query.where(*self.conditions()))
@@ -197,7 +210,7 @@ def earliest(
 ) -> Select[Any]:
     """Select the positions of deliveries, earliest first, after a position; ``key`` is a time and the id."""
     query = select(*key).where(*conditions).order_by(*key).limit(limit)
-    return query if after is None else query.where(tuple_(*key) > _bound(key, after))
+    return query if after is None else query.where(tuple_(*key) > bound(key, after))
 
 
 def positions(connection: Connection, query: Select[Any]) -> list[Position]:
@@ -205,5 +218,6 @@ def positions(connection: Connection, query: Select[Any]) -> list[Position]:
     return [Position(*row) for row in connection.execute(query)]
 
 
-def _bound(key: Sequence[ColumnElement[Any]], position: Position) -> ColumnElement[Any]:
+def bound(key: Sequence[ColumnElement[Any]], position: Position) -> ColumnElement[Any]:
+    """Return a position as values to compare with a key."""
     return tuple_(*(literal(value, column.type) for value, column in zip(position, key, strict=True)))

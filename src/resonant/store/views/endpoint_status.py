@@ -8,7 +8,8 @@ from typing import NamedTuple
 from sqlalchemy import Connection, case, func, select
 
 from resonant.store import schema
-from resonant.store.counts.counters import read_counts
+from resonant.store.counts.acceptances import endpoint_names
+from resonant.store.counts.recent import read_results
 from resonant.store.engine.sql import is_any_of
 from resonant.store.queue.leases import NEW_SECONDS
 from resonant.store.shared.gates import Gate, read_gates
@@ -70,6 +71,11 @@ class EndpointStatus:
     is_held: bool
     held: int
 
+    @classmethod
+    def unused(cls, name: str) -> "EndpointStatus":
+        """Return the status of an endpoint without deliveries, activity and gate."""
+        return cls(name, 0, 0, 0, 0, 0, 0, None, OldestDue(), None, 0, 0, Gate(name), is_held=False, held=0)
+
     @property
     def due(self) -> int:
         """Deliveries that may be sent now and have no lease."""
@@ -100,7 +106,8 @@ def endpoint_statuses(
     leased = {name: (int(live), due_at) for name, live, due_at in connection.execute(of_leases)}
     of_later = select(_d.c.endpoint, func.count()).where(is_live, *of_endpoint).group_by(_d.c.endpoint)
     later = {name: count for name, count in connection.execute(of_later)}  # noqa: C416 - mypy does not treat rows as pairs
-    hour = _last_hour(connection, since=now - HOUR_SECONDS)
+    hour = read_results(connection, since=int(now - HOUR_SECONDS))
+    waiting = _oldest_waiting(connection, now, endpoint)
     gates = read_gates(connection)
     holding = {name for name, gate in gates.items() if gate.holds_at(now) and endpoint in (None, name)}
 
@@ -112,8 +119,7 @@ def endpoint_statuses(
             # While a gate governs, it holds all that is due, which is known.
             all_due = of["pending"] + of["retrying"] - not_due
             held = all_due if gate.governs_at(now) else count_held(connection, gate, now=now)
-        is_waiting = of["pending"] or of["retrying"]
-        waiting_at, oldest_due = _oldest_waiting(connection, name, now) if is_waiting else (None, OldestDue())
+        waiting_at, oldest_due = waiting.get(name, _Waiting())
         oldest_at = min((at for at in (leased_due_at, waiting_at) if at is not None), default=None)
         return EndpointStatus(
             name=name,
@@ -168,31 +174,31 @@ def oldest_not_held(connection: Connection, gate: Gate, *, now: float) -> float 
     return connection.execute(select(func.min(_d.c.next_attempt_at)).where(*unfinished, ~is_failing)).scalar()
 
 
-def _oldest_waiting(connection: Connection, endpoint: str, now: float) -> tuple[float | None, OldestDue]:
-    """Return the earliest due time of a delivery without a lease, and of those that may be sent now."""
-    waiting = (
-        select(_d.c.available_at, _d.c.accepted_at)
-        .where(_d.c.endpoint == endpoint, _d.c.available_at.is_not(None), _d.c.lease_owner.is_(None))
-        .order_by(_d.c.available_at)
-        .limit(1)
-    )
-    since = now - NEW_SECONDS
-    if (first := connection.execute(waiting).first()) is None:
-        return None, OldestDue()
-    if first.available_at > now:
-        return first.available_at, OldestDue()
-    if first.accepted_at > since:
-        return first.available_at, OldestDue(new=first.available_at)
-    in_time = _d.c.available_at.between(since, now)
-    new = connection.execute(waiting.where(in_time, _d.c.accepted_at > since)).first()
-    return first.available_at, OldestDue(first.available_at, new and new.available_at)
+class _Waiting(NamedTuple):
+    oldest_at: float | None = None
+    oldest_due: OldestDue = OldestDue()
 
 
-def _last_hour(connection: Connection, *, since: float) -> Counter[tuple[str, bool]]:
-    """Count successful deliveries (True) and unsuccessful attempts (False) by endpoint."""
-    found: Counter[tuple[str, bool]] = Counter()
-    for each in read_counts(connection, ["attempt", "delivery"], since=int(since)):
-        is_delivered = each.labels.result == "delivered"
-        if each.labels.measure == ("delivery" if is_delivered else "attempt"):
-            found[each.labels.endpoint, is_delivered] += each.number
+def _oldest_waiting(connection: Connection, now: float, endpoint: str | None) -> dict[str, _Waiting]:
+    """Return the earliest due time of a delivery without a lease, and of those that may be sent now, by endpoint.
+
+    One statement looks up the first of each endpoint in the index.
+    """
+    since, d = now - NEW_SECONDS, _d.alias("first")
+    names = endpoint_names(endpoint)
+    first = select(_d.c.id).where(_d.c.endpoint == names.c.name, _d.c.lease_owner.is_(None))
+    first = first.order_by(_d.c.available_at).limit(1)
+    is_waiting, in_time = _d.c.available_at.is_not(None), _d.c.available_at.between(since, now)
+    found: dict[str, _Waiting] = {}
+    query = select(names.c.name, d.c.available_at, d.c.accepted_at)
+    query = query.select_from(names.join(d, d.c.id == first.where(is_waiting).scalar_subquery()))
+    for name, at, accepted_at in connection.execute(query):
+        backlog_at = at if at <= now and accepted_at <= since else None
+        new_at = at if at <= now and accepted_at > since else None
+        found[name] = _Waiting(at, OldestDue(backlog_at, new_at))
+    if backlogged := [name for name, each in found.items() if each.oldest_due.backlog is not None]:
+        new = first.where(in_time, _d.c.accepted_at > since).scalar_subquery()
+        query = select(names.c.name, d.c.available_at).select_from(names.join(d, d.c.id == new))
+        for name, at in connection.execute(query.where(is_any_of(names.c.name, backlogged))):
+            found[name] = _Waiting(found[name].oldest_at, OldestDue(found[name].oldest_due.backlog, at))
     return found

@@ -107,10 +107,12 @@ class ReceiverSide(NamedTuple):
     Attributes:
         answer: the beginning of the receiver's answer to the last attempt, if any.
         maybe_processed: whether the receiver may have processed the event in a failed attempt.
+        blame: whose fault the last attempt's failure was.
     """
 
     answer: str | None = None
     maybe_processed: bool = False
+    blame: str | None = None
 
 
 def status(connection: Connection, *, now: float, endpoint: str | None = None) -> StoreStatus:
@@ -169,9 +171,29 @@ def each_dead_letter(
     With ``before``, the last one of the previous page, continue after it.
     """
     for page in _pages(connection, selection, limit, before):
-        said = answers(connection, [row.id for row in page])
+        found = _dead_letters(connection, page)
         end_snapshot(connection)
-        yield from (_dead_letter(row, said[row.id]) for row in page)
+        yield from found
+
+
+def dead_letters_at(connection: Connection, page: Sequence[Position]) -> list[DeadLetter]:
+    """Return the dead letters at these positions, newest first."""
+    return _dead_letters(connection, _rows_at(connection, page))
+
+
+def delivered_at(connection: Connection, page: Sequence[Position]) -> list[Delivery]:
+    """Return the deliveries at these positions, of the time when they ended, newest first."""
+    return [delivery_of(row) for row in _rows_at(connection, page)]
+
+
+def _rows_at(connection: Connection, page: Sequence[Position]) -> Sequence[Row[Any]]:
+    found = read_deliveries(connection, [each.id for each in page])
+    return sorted(found, key=lambda row: (row.finished_at, row.id), reverse=True)
+
+
+def _dead_letters(connection: Connection, page: Sequence[Row[Any]]) -> list[DeadLetter]:
+    said = answers(connection, [row.id for row in page])
+    return [_dead_letter(row, said[row.id]) for row in page]
 
 
 def each_history(
@@ -204,12 +226,16 @@ def answers(connection: Connection, delivery_ids: Sequence[int]) -> Mapping[int,
     # A late attempt of a lost lease can have the number of another attempt, and did not end the delivery.
     is_last = and_(_a.c.number == _d.c.attempts, _a.c.late.is_(False))
     is_processed = and_(_a.c.maybe_processed.is_(True), _a.c.result != "delivered")
-    columns = (func.max(case((is_last, _a.c.excerpt))), func.count(case((is_processed, 1))))
+    columns = (
+        func.max(case((is_last, _a.c.excerpt))),
+        func.count(case((is_processed, 1))),
+        func.max(case((is_last, _a.c.blame))),
+    )
     query = select(_a.c.delivery_id, *columns).join_from(_d, _a, _a.c.delivery_id == _d.c.id)
     query = query.where(is_any_of(_a.c.delivery_id, delivery_ids)).group_by(_a.c.delivery_id)
     found: defaultdict[int, ReceiverSide] = defaultdict(ReceiverSide)
-    for delivery_id, answer, processed in connection.execute(query):
-        found[delivery_id] = ReceiverSide(answer, maybe_processed=bool(processed))
+    for delivery_id, answer, processed, blame in connection.execute(query):
+        found[delivery_id] = ReceiverSide(answer, bool(processed), blame)
     return found
 
 
@@ -313,8 +339,7 @@ def _pages(
         size = _PAGE if left is None else min(_PAGE, left)
         keys = selected.newest(connection, limit=size, before=before, goes_on=limit != size)
         if keys:
-            found = read_deliveries(connection, [key.id for key in keys])
-            yield sorted(found, key=lambda row: (row.finished_at, row.id), reverse=True)
+            yield _rows_at(connection, keys)
         if len(keys) < size:
             return
         left = None if left is None else left - size

@@ -119,7 +119,14 @@ class Selection(BaseModel, frozen=True, extra="forbid", defer_build=True):
 
     def of_unfinished(self) -> list[ColumnElement[bool]]:
         """Return the conditions on unfinished deliveries; ``since`` and ``until`` apply to the time of acceptance."""
-        found = [*self._kinds(_d.c), *self._ids_and_times(_d.c.accepted_at)]
+        return self._of_deliveries(_d.c.accepted_at)
+
+    def of_delivered(self) -> list[ColumnElement[bool]]:
+        """Return the conditions on deliveries that succeeded; ``since`` and ``until`` apply to the time of delivery."""
+        return self._of_deliveries(_d.c.finished_at)
+
+    def _of_deliveries(self, moment: ColumnElement[Any]) -> list[ColumnElement[bool]]:
+        found = [*self._kinds(_d.c), *self._ids_and_times(moment)]
         if self.cause is not None:
             found.append(false())
         return found if self.text is None else [*found, self.text_in(_d.c)]

@@ -1,7 +1,7 @@
 """Lists unfinished deliveries, earliest due first, and groups them by endpoint and failure."""
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -33,6 +33,11 @@ class Waiting(NamedTuple):
         if self.position.at <= now:
             return "due"
         return "parked" if self.delivery.leased_by is None else "in_flight"
+
+    def why_held(self, holds: Holds, now: float) -> str:
+        """Return why a gate holds it back; empty if it is not due or not held."""
+        is_due = self.state(now) == "due"
+        return holds.why(self.delivery.endpoint, self.delivery.event_type) if is_due else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,16 +106,21 @@ def each_unfinished(
         size = _PAGE if left is None else min(_PAGE, left)
         found = [earliest(search, limit=size, after=after, key=key) for search in searches]
         page = heapq.nsmallest(size, (each for query in found for each in positions(connection, query)))
-        ids = [each.id for each in page]
-        rows = {row.id: row for row in read_deliveries(connection, ids)}
-        said = answers(connection, ids)
+        waiting = waiting_at(connection, page)
         end_snapshot(connection)
-        for each in page:
-            yield Waiting(each, delivery_of(rows[each.id]), said[each.id])
+        yield from waiting
         if len(page) < size:
             return
         left = None if left is None else left - size
         after = page[-1]
+
+
+def waiting_at(connection: Connection, page: Sequence[Position]) -> list[Waiting]:
+    """Return the unfinished deliveries at these positions."""
+    ids = [each.id for each in page]
+    rows = {row.id: row for row in read_deliveries(connection, ids)}
+    said = answers(connection, ids)
+    return [Waiting(each, delivery_of(rows[each.id]), said[each.id]) for each in page]
 
 
 def count_unfinished(

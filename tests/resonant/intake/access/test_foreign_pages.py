@@ -9,11 +9,8 @@ from resonant.intake.access.tokens import TokenAccess
 from resonant.intake.app import resource
 from resonant.intake.meters import Meters
 from resonant.intake.serving.health import Metrics
+from support.foreign_pages import ALLOWED, FRAME, LINK, REFUSED
 from support.posting import posting
-
-OWN = "http://127.0.0.1:8080"
-LINK = {"Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
-FRAME = {"Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "iframe"}
 
 
 EVENT = b'{"id": "evt_1", "type": "order.paid", "source": "/shop", "data": 1}'
@@ -28,31 +25,6 @@ def guarded(sqlite_desk):
 def post(client, headers):
     headers = {"Host": "127.0.0.1:8080", "Content-Type": "application/cloudevents+json"} | headers
     return client.send("POST", "/events?endpoint=orders", content=EVENT, headers=headers)
-
-
-ALLOWED = [
-    {},
-    {"Origin": OWN},
-    {"Sec-Fetch-Site": "same-origin", "Origin": OWN},
-    {"Sec-Fetch-Site": "none"},
-    {"Host": "localhost"},
-    {"Host": "[::1]:8080"},
-]
-REFUSED = [
-    {"Origin": "https://evil.example.com"},
-    {"Origin": "null"},
-    {"Origin": "http://["},
-    {"Origin": "http://127.0.0.1:9999"},
-    {"Origin": "http://localhost:8080"},
-    {"Sec-Fetch-Site": "cross-site"},
-    {"Sec-Fetch-Site": "same-site", "Origin": OWN},
-    {"Sec-Fetch-Site": "cross-site", **LINK},
-    {"Host": "evil.example.com:8080"},
-    {"Host": "127.0.0.1.evil.example.com"},
-    {"Host": "127.0.0.1@evil.example.com"},
-    {"Host": "evil.example.com", "Origin": "http://evil.example.com"},
-    {"Host": "127.0.0.1:8080#evil"},
-]
 
 
 @pytest.mark.parametrize("headers", ALLOWED + REFUSED)
