@@ -27,8 +27,9 @@ JSON = {"accept": "application/json"}
 class Pages:
     """Asks for pages, and sends their forms."""
 
-    def __init__(self, desk: Desk, http: httpx.AsyncClient) -> None:
+    def __init__(self, desk: Desk, http: httpx.AsyncClient, console: Console) -> None:
         self.desk = desk
+        self.console = console
         self.http = http
 
     def get(self, path: str, *, code: int = 200, **headers: str) -> httpx.Response:
@@ -52,7 +53,11 @@ class Pages:
             if f'action="{action}"' in each
         )
         values = dict(re.findall(r'name="([^"]+)"[^>]* value="([^"]*)"', form)) | given
-        origin = {"origin": str(self.http.base_url).rstrip("/"), "accept": "text/html"}
+        origin = {
+            "origin": str(self.http.base_url).rstrip("/"),
+            "accept": "text/html",
+            "sec-fetch-site": "same-origin",
+        }
         return self.send("POST", action, code=code, data=values, headers=origin)
 
     def send(self, method: str, path: str, *, code: int | None = None, **options: Any) -> httpx.Response:
@@ -78,7 +83,7 @@ def open_pages(
     console = Console(desk.store, settings or Settings(), Plans(), **options)
     app = app or create_app(console, Access(password, hosts=hosts))
     http = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1:4201")
-    yield Pages(desk, http)
+    yield Pages(desk, http, console)
     desk.run(http.aclose())
 
 

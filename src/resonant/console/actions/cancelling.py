@@ -1,16 +1,37 @@
 """Cancel unfinished deliveries."""
 
+import math
+from functools import partial
+
 from sqlalchemy import Connection
 
+from resonant import documents
+from resonant.console.actions.planning import begin, changed, checked, flag, plan_page, read_plan, until
 from resonant.console.asked import Asked, Done, Page
-from resonant.intake.problems import Problem
+from resonant.dead_letters.cancel import cancel as cancel_deliveries
+from resonant.dead_letters.cancel import cancellable
+from resonant.dead_letters.replay import require_restricted
+from resonant.store.views.selection import Selection
 
 
 def plan(connection: Connection, asked: Asked) -> Page:
-    """Not built yet."""
-    raise Problem(404, "not built yet")
+    """Show which unfinished deliveries would be given up."""
+    selection = checked(connection, asked.selection(besides=("everything",)))
+    require_restricted(selection, everything=flag(asked, "everything"))
+    selection = until(selection, math.nextafter(asked.now, math.inf))
+    expected = cancellable(connection, selection)
+    after = "They become dead letters with the reason cancelled, and can be replayed."
+    return plan_page(asked, "cancel", selection.as_dict(), documents.cancellable(expected), expected, after)
 
 
 async def cancel(asked: Asked) -> Done:
-    """Not built yet."""
-    raise Problem(404, "not built yet")
+    """Give up the deliveries of a plan, except those that have ended or are being sent meanwhile."""
+    plan = read_plan(asked, "cancel")
+    store, selection = asked.console.store, Selection(**plan.what)
+    expected = await store.read(cancellable, selection)
+    # Fewer are no reason to refuse: drains end deliveries all the time, and the operator has seen those that are left.
+    if not 0 < expected.number <= plan.counts["would_cancel"]:
+        raise changed(documents.cancellable(expected))
+    start = partial(cancel_deliveries, store, selection, who=asked.who)
+    said = f"{expected.number:,} are being given up"
+    return await begin(asked, start, said, documents.cancellable(expected))
