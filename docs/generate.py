@@ -32,6 +32,7 @@ def pages() -> dict[str, str]:
         "settings.md": _text(_settings()),
         "metrics.md": _text(_metrics()),
         "http.md": _text(_http()),
+        "console.md": _text(_console()),
         "python.md": _text(_python()),
     }
 
@@ -271,6 +272,65 @@ def _http() -> Iterator[str]:
         "document at `/openapi.json`."
     )
     yield markdown(openapi(IntakeLimits(), needs_token=True, has_sources=True))
+
+
+def _console() -> Iterator[str]:
+    from resonant.console.app import MOST_BYTES  # noqa: PLC0415
+    from resonant.console.pages import ACTIONS, PAGES  # noqa: PLC0415
+    from resonant.console.plans import SECONDS  # noqa: PLC0415
+    from resonant.store.views.selection import Selection  # noqa: PLC0415
+
+    yield "# Console API"
+    yield (
+        "The [console](../how-to/console.md) answers these requests in HTML, or in JSON with `Accept: application/json`. In a path, "
+        "names and ids are percent-encoded, also their slashes."
+    )
+    for title, method, table in (("Pages", "GET", PAGES), ("Actions", "POST", ACTIONS)):
+        yield f"## {title}"
+        rows = [(f"`{method} {_named(path)}`", _summary(function)) for path, function in table.items()]
+        yield _table(("request", "answer"), rows)
+    yield "## Filters"
+    names = ", ".join(f"`{each}`" for each in Selection.model_fields)
+    yield (
+        f"Lists and plans take these names in their query: {names}. A name with several values is repeated. `since` and `until` "
+        "are as in commands, such as `1h` or `2026-03-01T08:00:00Z`. An unknown name, or an invalid value, is refused with 422."
+    )
+    yield "## Values of an action"
+    yield (
+        f"The body is a JSON object, or a form with the token of its page, of at most {MOST_BYTES // 1024} KiB. If the path has a page, too, "
+        f"this is the plan: send its `plan` within {SECONDS / 60:.0f} minutes. The action changes only what existed then."
+    )
+    yield "## Refusals"
+    statuses = {
+        303: "a browser has to log in first, or an action is done",
+        400: "the request or its body is malformed",
+        401: "the password is missing or wrong",
+        403: "the request is from a page of another origin, the `Host` is unknown, or the form is not of this session",
+        404: "there is no such page, event, endpoint or cause",
+        405: "the path does not take this method; `Allow` has those it takes",
+        409: "the plan has ended, or its counts have changed: nothing was done",
+        413: "the body is too large",
+        422: "a value is invalid",
+        429: "too many wrong passwords",
+        431: "the headers or the address are too large",
+        503: "the store does not answer: repeat the request",
+    }
+    yield _table(("status", "reason"), [(str(each), text) for each, text in statuses.items()])
+
+
+def _named(path: str) -> str:
+    stars = {
+        "endpoints": "{name}",
+        "events": "{source}",
+        "{source}": "{id}",
+        "dead-letters": "{cause}",
+        "replays": "{id}",
+    }
+    parts = path.split("/")
+    for n, part in enumerate(parts):
+        if part == "*":
+            parts[n] = stars[parts[n - 1]]
+    return "/".join(parts)
 
 
 def _python() -> Iterator[str]:

@@ -194,8 +194,13 @@ def endpoint(
     """
     if isinstance(block, EndpointError):
         return {"name": name, "problem": problem}
+    state = endpoint_state(problem, found, subscriptions, now=now)
+    return {**endpoint_settings(name, block), **state}
+
+
+def endpoint_state(problem: str | None, found: Governed, subscriptions: int, *, now: float) -> Document:
+    """Return what the store knows of an endpoint; the arguments are those of ``endpoint``."""
     return {
-        **endpoint_settings(name, block),
         "problem": problem,
         "subscriptions": subscriptions,
         "gone_since": _moment(found.gate.since) if found.gate.is_gone else None,

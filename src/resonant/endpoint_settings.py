@@ -19,7 +19,7 @@ class Setting:
         metavar, panel: of its option.
         kind: the type of its option's value.
         flag: its option, if that is not named like the field.
-        file: whether its option takes the name of a file, or, with ``@``, may take one.
+        file: whether its option takes the name of a file, or, with ``@``, may take one. Of ``path``, the path is saved.
         secret: whether it is saved as a secret.
         reference: whether a file to import must refer to the secret, and not contain it.
         default: of the block; ``...``: it must be given; ``dict``: an empty one.
@@ -35,7 +35,7 @@ class Setting:
     kind: Any = str
     panel: str | None = None
     flag: str = ""
-    file: Literal["always", "@"] | None = None
+    file: Literal["always", "@", "path"] | None = None
     secret: bool = False
     reference: bool = False
     default: Any = None
@@ -90,8 +90,8 @@ _ROWS = (
         kept="{} of its overrides"),
     _of_network("ca_file",
         "PEM file of certificates to trust instead of the public ones.",
-        "CA certificates (PEM) to trust instead of the public ones.",
-        metavar="FILE", clear="ca-file", kept="its certificates"),
+        "CA certificates (PEM) to trust instead of the public ones; the path is saved.",
+        metavar="FILE", file="path", clear="ca-file", kept="its certificates"),
     _of_network("proxy",
         "HTTP proxy to connect through: http://USER:PASSWORD@HOST:PORT or https://. none: connect directly. Empty: RESONANT_PROXY.",
         "HTTP proxy to connect through, instead of RESONANT_PROXY; none: connect directly. @FILE reads it from a file.",

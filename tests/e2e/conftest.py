@@ -43,7 +43,11 @@ def ensure_up(up_machine):
 
         def ensure() -> Up:
             if not started or started[-1].process.poll() is not None:
-                started.append(stack.enter_context(up_machine.up("--serve", str(free_port()))))
+                started.append(
+                    stack.enter_context(
+                        up_machine.up("--serve", str(free_port()), "--console", str(free_port()))
+                    )
+                )
             return started[-1]
 
         yield ensure

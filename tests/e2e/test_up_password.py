@@ -7,12 +7,14 @@ test_hostile_folder.py, and its store has an automation of another server. The l
 import contextlib
 import ipaddress
 import itertools
+import re
 import signal
 import stat
 import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 
@@ -23,6 +25,7 @@ from support.pages import PROJECT
 from support.permissions import Home, open_to_others
 from support.prefect import everything_on, patient_client
 from support.processes import alive, look_at
+from support.waiting import wait_until
 
 # It has a password, and a folder of its own.
 pytestmark = [pytest.mark.engine, pytest.mark.own_server, pytest.mark.slow]
@@ -75,6 +78,18 @@ def test_the_api_requires_the_password(up):
     with patient_client(f"{up.url}/api", event_hooks={}) as anybody:
         assert anybody.post(SECRETS, json={}).status_code == 401
     assert up.api.post(SECRETS, json={}).status_code == 200
+
+
+def test_the_console_requires_the_password(up, password_file):
+    url = re.search(r"^console +(\S+)$", up.said, re.MULTILINE)[1]
+
+    def answer():
+        with contextlib.suppress(httpx.TransportError):
+            return httpx.get(url, trust_env=False)
+
+    assert wait_until(answer).status_code == 401
+    auth = ("Ada", password_file.read_text().partition(":")[2])
+    assert httpx.get(url, auth=auth, trust_env=False).status_code == 200
 
 
 def test_up_names_the_password_file_which_only_its_owner_can_read(up, password_file):

@@ -1,9 +1,14 @@
 """A browser and a program that use the console, with the application in the same process."""
 
+import json
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
+from unittest.mock import patch
 
 import httpx
 from starlette.types import ASGIApp
@@ -13,6 +18,7 @@ from resonant.console.app import create_app
 from resonant.console.asked import Console
 from resonant.console.plans import Plans
 from resonant.settings import Settings
+from support.commands import run_in_process
 from support.desk import Desk
 
 JSON = {"accept": "application/json"}
@@ -42,7 +48,7 @@ class Pages:
         """Send the form of a page that posts to this action, as a browser does; ``given`` replaces values."""
         form = next(
             each
-            for each in re.findall(r"<form.*?</form>", self.html(page), re.S)
+            for each in re.findall(r"<form.*?</form>", self.html(page), re.DOTALL)
             if f'action="{action}"' in each
         )
         values = dict(re.findall(r'name="([^"]+)"[^>]* value="([^"]*)"', form)) | given
@@ -74,3 +80,12 @@ def open_pages(
     http = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1:4201")
     yield Pages(desk, http)
     desk.run(http.aclose())
+
+
+def document_of(command: list[str], pages: Pages) -> Any:
+    """Return the JSON of a command on the same store at the same time."""
+    now = pages.desk.clock()
+    environment = {"RESONANT_DATABASE_URL": str(pages.desk.store), "HOME": os.environ["HOME"]}
+    with patch("resonant.cli.command_store.CommandStore.now", lambda _: now), TemporaryDirectory() as folder:
+        done = run_in_process([*command, "--json"], environment, Path(folder))
+    return json.loads(done.stdout)

@@ -134,7 +134,7 @@ class Machine:
         self.prepare()
         port = free_port()
         environment = self.environment | variables
-        for log in ("prefect-server.log", "prefect-worker.log", "serve.log"):
+        for log in ("prefect-server.log", "prefect-worker.log", "serve.log", "console.log"):
             show_on_failure(log, Path(environment["RESONANT_HOME"], log))
         process = self.start("up", "--port", str(port), *options, env=environment)
         said = ""

@@ -15,7 +15,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from resonant.console.access import COOKIE, SESSION_SECONDS, TOKEN, Access, unauthorized
-from resonant.console.asked import Action, Asked, Console, path
+from resonant.console.asked import Action, Asked, Console, Page, path
 from resonant.console.html import Html
 from resonant.console.pages import ACTIONS, PAGES
 from resonant.display import visible
@@ -25,7 +25,7 @@ from resonant.output import to_json
 
 logger = logging.getLogger(__name__)
 
-_MOST_BYTES = 256 * 1024
+MOST_BYTES = 256 * 1024
 _MOST_FIELDS = 1_000
 _MOST_MESSAGES = 100
 _LONGEST_DETAIL = 1_000
@@ -125,10 +125,10 @@ class _App:
         async with asyncio.timeout(_STORE_SECONDS):
             page = await self._console.store.read(found[0], asked)
         if as_json or "content-disposition" in page.headers:
-            text = page.document if isinstance(page.document, str) else to_json(page.document)
-            return Response(text + "\n", media_type="application/json", headers=dict(page.headers))
+            return _json(page)
         context = {**page.context, "page": page.document, "asked": asked, "who": who, "message": message}
-        return Response(self._html.render(request, page.template, context), media_type="text/html")
+        status = 200 if page.problem is None else page.problem.status
+        return Response(self._html.render(request, page.template, context), status, media_type="text/html")
 
     def _asked(self, names: tuple[str, ...], given: Mapping[str, Any], who: str) -> Asked:
         return Asked(self._console, names, given, who, self._console.store.clock())
@@ -151,8 +151,8 @@ class _App:
         body = b""
         async for chunk in request.stream():
             body += chunk
-            if len(body) > _MOST_BYTES:
-                raise Problem(413, "the request is too large", limit=_MOST_BYTES)
+            if len(body) > MOST_BYTES:
+                raise Problem(413, "the request is too large", limit=MOST_BYTES)
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind == "application/json":
             try:
@@ -200,6 +200,14 @@ def _problem(error: Exception) -> Problem:
             return Problem(400, "the request is not complete")
     logger.error("a request failed", exc_info=error)
     return Problem(500, "an error of Resonant: the log of the console has the details")
+
+
+def _json(page: Page) -> Response:
+    if page.problem is not None:
+        raise page.problem
+    document = page.document() if callable(page.document) else page.document
+    text = document if isinstance(document, str) else to_json(document)
+    return Response(text + "\n", media_type="application/json", headers=dict(page.headers))
 
 
 def _parts(request: Request) -> tuple[str, ...]:

@@ -111,14 +111,16 @@ class Page(NamedTuple):
 
     Attributes:
         template: renders it as HTML, with ``context``.
-        document: the JSON value; text is JSON already.
+        document: the JSON value, or a function that returns it; text is JSON already.
         headers: more headers; a page with ``content-disposition`` is JSON for browsers, too.
+        problem: what was wrong in the request, if the template shows it.
     """
 
     template: str
     document: Any
     context: Mapping[str, Any] = {}
     headers: Mapping[str, str] = {}
+    problem: Problem | None = None
 
 
 @dataclass(frozen=True, slots=True)

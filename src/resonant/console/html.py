@@ -9,6 +9,7 @@ from starlette.requests import Request
 
 from resonant.console.access import TOKEN, Access
 from resonant.console.asked import Console, path
+from resonant.console.spark import spark
 from resonant.display import ago, counted, duration, visible
 from resonant.events import rfc3339
 
@@ -36,7 +37,7 @@ class Html:
             lstrip_blocks=True,
             finalize=_shown,
         )
-        self._templates.globals |= {"path": path, "counted": counted, "menu": _MENU}
+        self._templates.globals |= {"path": path, "counted": counted, "menu": _MENU, "spark": spark}
         self._templates.filters |= {"duration": duration, "visible": visible}
 
     def render(self, request: Request, template: str, context: Mapping[str, Any]) -> str:

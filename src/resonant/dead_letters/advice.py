@@ -1,6 +1,7 @@
 """One-line advice for operators about dead letters."""
 
 import shlex
+from collections.abc import Mapping
 
 # {replay} is the whole command. It skips permanent failures unless it has --include-permanent.
 _WAIT = "wait until it answers (`resonant endpoint test {endpoint}`), then {slow_replay}"
@@ -23,8 +24,14 @@ _ADDRESS = (
     "then {replay}"
 )
 _TLS = "check that the endpoint's URL (`resonant endpoint update {endpoint} --url URL`) has a port that speaks TLS, then {replay}"
-_CERTIFICATE = "ask for a certificate that is valid and has the right name, then {replay}"
-_CLIENT_CERTIFICATE = "save a client certificate that the receiver accepts (`resonant endpoint update {endpoint} --client-cert FILE --client-key FILE`), then {replay}"
+_CERTIFICATE = (
+    "ask for a certificate that is valid and has the right name, or trust its authority "
+    "(`resonant endpoint update {endpoint} --ca-file FILE`), then {replay}"
+)
+_CLIENT_CERTIFICATE = (
+    "set a client certificate that is valid and that the receiver accepts (`resonant endpoint update {endpoint} --client-cert FILE "
+    "--client-key FILE`; `resonant endpoint show {endpoint}` says when the saved one expires), then {replay}"
+)
 _NAME = (
     "check the name in the endpoint's URL (`resonant endpoint update {endpoint} --url URL`) and this machine's resolver, "
     "then {replay}"
@@ -64,16 +71,44 @@ _BY_PERMANENT_CODE = {
     "http_431": _HEADERS,
 }
 _OAUTH = (
-    "the fault is local (no OAuth token): check the endpoint's OAuth settings (`resonant endpoint test {endpoint}` tries them), "
-    "then {replay}"
+    "the fault is local (no OAuth token): `resonant endpoint test {endpoint}` says why; correct the URL of the token server "
+    "(`resonant endpoint update {endpoint} --oauth-token-url URL`), --oauth-client-id or --oauth-client-secret-file, then {replay}"
 )
+_SETTING = "the fault is local (a setting of the endpoint): correct the one that `resonant endpoint test {endpoint}` names, then {replay}"
+
+
+def _set(what: str, options: str) -> str:
+    repair = f"{what}: `resonant endpoint update {{endpoint}} {options}`"
+    return f"the fault is local (a setting of the endpoint): set {repair}, then {{replay}}"
+
+
+# For ``endpoint_error``, by words of the error; the first that fit.
+_SETTINGS: Mapping[str, str] = {
+    "its ca_file": _set("--ca-file to a readable file", "--ca-file FILE"),
+    "its client certificate": _set(
+        "--client-cert and --client-key to readable files of a valid certificate and its key",
+        "--client-cert FILE --client-key FILE",
+    ),
+    "its OAuth token URL": _set("the URL of the token server", "--oauth-token-url URL"),
+    "its OAuth settings": _set(
+        "all of these", "--oauth-token-url URL --oauth-client-id ID --oauth-client-secret-file FILE"
+    ),
+    "whsk_": (  # the error names the kinds of signing secrets
+        "the fault is local (a setting of the endpoint): set a new signing secret (`resonant endpoint rotate-secret {endpoint}`), "
+        "then {replay}"
+    ),
+    "its proxy": _set("the proxy", "--proxy URL"),
+    "its headers": _set("its headers again", "--header @FILE"),
+    "its URL": _set("the URL", "--url URL"),
+}
 _LOCAL = ("http_407", "http_511", "local_resources", "local_storage", "pool_full", "proxy_error")
-_MISCONFIGURED = ("too_many_redirects", "endpoint_error", "invalid_url", "unsupported_protocol")
+_MISCONFIGURED = ("too_many_redirects", "invalid_url", "unsupported_protocol")
 _BY_CODE = {
     **dict.fromkeys(_LOCAL, _HERE),
     **dict.fromkeys(_MISCONFIGURED, _URL),
     **dict.fromkeys(("dns_not_found", "dns_temporary"), _NAME),
     "oauth_token": _OAUTH,
+    "endpoint_error": _SETTING,
     "deployment_missing": _DEPLOYMENT,
     "run_refused": _RUN,
     "event_refused": _EVENT,
@@ -100,6 +135,7 @@ def advise(
     endpoint: str = "NAME",
     event_id: str = "ID",
     source: str | None = None,
+    error: str = "",
     cause: str = "",
     maybe_processed: bool = False,
 ) -> str:
@@ -109,11 +145,12 @@ def advise(
         code, reason, category, endpoint: common to the dead letters.
         event_id: the event id of an example.
         source: its source, if commands need it.
+        error: their error text, whose variable parts may be replaced.
         cause: the fingerprint of their group, if the advice is about a whole group.
         maybe_processed: whether the receiver may have processed them.
     """
     is_permanent = category == "permanent"
-    line = _BY_REASON.get(reason) or _BY_CODE.get(code)
+    line = _BY_REASON.get(reason) or _of_setting(code, error) or _BY_CODE.get(code)
     if line is None and is_permanent:
         line = _BY_PERMANENT_CODE.get(code) or _of_permanent(code)
     if line is None and reason == "expired":
@@ -136,6 +173,11 @@ def advise(
 def processed(code: str) -> str:
     """Return whether the receiver probably or only possibly processed an event that failed with this code."""
     return "probably processed" if code in _SENT_WITHOUT_ANSWER else "possibly processed"
+
+
+def _of_setting(code: str, error: str) -> str | None:
+    found = (line for words, line in _SETTINGS.items() if words in error)
+    return next(found, None) if code == "endpoint_error" else None
 
 
 def _of_permanent(code: str) -> str:

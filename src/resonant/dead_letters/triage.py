@@ -64,6 +64,7 @@ class DeadLetterGroup:
             endpoint=self.endpoint,
             event_id=self.example,
             source=self.example_source if self.shares_id else None,
+            error=self.error,
             cause=self.fingerprint,
             maybe_processed=self.maybe_processed,
         )
@@ -71,7 +72,12 @@ class DeadLetterGroup:
 
 def triage(connection: Connection, selection: Selection = Selection()) -> list[DeadLetterGroup]:  # noqa: B008 - frozen
     """Group the selected dead letters by fingerprint, acknowledged causes last, and else the largest group first."""
-    return triage_page(connection, selection, limit=None).groups
+    return group_by_cause(connection, DeadLetters.of(connection, selection))
+
+
+def group_by_cause(connection: Connection, dead_letters: DeadLetters) -> list[DeadLetterGroup]:
+    """Group dead letters, read on this connection, as ``triage`` does."""
+    return triage_page(connection, dead_letters, limit=None).groups
 
 
 class TriagePage(NamedTuple):
@@ -83,12 +89,10 @@ class TriagePage(NamedTuple):
 
 
 def triage_page(
-    connection: Connection, selection: Selection, *, limit: int | None, after: str | None = None
+    connection: Connection, dead_letters: DeadLetters, *, limit: int | None, after: str | None = None
 ) -> TriagePage:
     """Return the first groups of ``triage``, or those after the group with the fingerprint ``after``."""
-    counts = {
-        each.cause_id: each for each in DeadLetters.of(connection, selection).count_by_cause(connection)
-    }
+    counts = {each.cause_id: each for each in dead_letters.count_by_cause(connection)}
     acknowledged = read_acknowledged(connection)
     of_group: defaultdict[str, list[int]] = defaultdict(list)
     query = select(_c.c.fingerprint, _c.c.id).where(is_any_of(_c.c.id, list(counts)))
@@ -103,7 +107,7 @@ def triage_page(
         )
 
     order = sorted(of_group, key=rank)
-    start = order.index(after) + 1 if after in of_group else 0
+    start = order.index(after) + 1 if after is not None and after in of_group else 0
     chosen = order[start:] if limit is None else order[start : start + limit]
     groups = _read_groups(
         connection, {each: [counts[id_] for id_ in of_group[each]] for each in chosen}, acknowledged

@@ -26,6 +26,7 @@ from resonant.gate.pace import LOWEST_RATE, Pace, more_than_half
 from resonant.gate.permission import ASK_SOON, LOOK_SECONDS, NO_LIMIT, RELEASE, Permission, Wait
 from resonant.store.shared.gates import (
     KEPT_SECONDS,
+    LAST_FAILURE,
     MOST_FAILING,
     RECENT_SECONDS,
     FailingType,
@@ -50,8 +51,6 @@ _CLEARLY_LATER_SHARE = 0.1
 _REFUSED_SHARE = 0.1
 # A stored time further ahead than its longest wait and this is from before the clock was set back.
 _SLACK_SECONDS = 30.0
-# In the reason of an outage, before the last failure.
-_LAST = ", last failure: "
 # The fields that a gate keeps in a new state; an operator's pause keeps less.
 _KEPT = ("endpoint", "probed_type", "not_before", "failing")
 
@@ -183,9 +182,9 @@ class EndpointGate:
         self._accepts_again = False
         next_probe, (reason, last, _) = (
             self._next_probe(row.down_since, now),
-            (row.reason or "").partition(_LAST),
+            (row.reason or "").partition(LAST_FAILURE),
         )
-        known = row.reason if not (last and self._failure) else f"{reason}{_LAST}{self._failure}"
+        known = row.reason if not (last and self._failure) else f"{reason}{LAST_FAILURE}{self._failure}"
         reserved = self._propose(replace(row, probe_at=next_probe, reason=known)).after
         return Probe(row, {None: reserved}, self._types.last_failures(), now)
 
@@ -342,7 +341,7 @@ class EndpointGate:
         elif self._pace is not None:
             rate = self._pace.rate
         reason, probe_at = (
-            f"{measured.streak} failures in a row{_LAST}{self._failure}",
+            f"{measured.streak} failures in a row{LAST_FAILURE}{self._failure}",
             self._next_probe(began, now),
         )
         change = self._enter("probing", now, reason, failing_since=began, pace=rate, probe_at=probe_at)
@@ -370,7 +369,9 @@ class EndpointGate:
         # After a Retry-After, and before the rate is known, the pace doubles to find it.
         is_unknown = must_wait or now < measured.since + SECOND
         reason = (
-            "it asked to slow down" if is_refused else f"{bad:.0%} of requests failed{_LAST}{self._failure}"
+            "it asked to slow down"
+            if is_refused
+            else f"{bad:.0%} of requests failed{LAST_FAILURE}{self._failure}"
         )
         return self._begin_pace(Pace(rate, now, share_bad=None if is_unknown else bad), now, reason)
 

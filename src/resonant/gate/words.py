@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from resonant.display import counted, duration
+from resonant.store.shared.gates import LAST_FAILURE
 
 if TYPE_CHECKING:
     from resonant.store.shared.gates import Gate
@@ -16,10 +17,36 @@ _GONE = (
     "if the endpoint is gone for good, remove it (`resonant endpoint remove {endpoint}`) and cancel its deliveries "
     "(`resonant cancel --endpoint {endpoint}`); otherwise `resonant endpoint resume {endpoint}` sends again"
 )
-_PROBING = (
-    "repair the receiver: once a probe of a run succeeds, the deliveries are sent; `resonant endpoint resume {endpoint}` "
-    "makes a probe due now"
-)
+_PROBING = ": once a probe of a run succeeds, the deliveries are sent; `resonant endpoint resume {endpoint}` makes a probe due now"
+_REPAIR_RECEIVER = "repair the receiver"
+_FIX_URL = "fix the endpoint's URL (`resonant endpoint update {endpoint} --url URL`)"
+# By the last failure, if the cause may be on this side.
+_REPAIRS = {
+    "endpoint error": (
+        "correct the setting that `resonant endpoint test {endpoint}` names, such as --ca-file to a readable file "
+        "(`resonant endpoint update {endpoint} --ca-file FILE`)"
+    ),
+    "tls client certificate": (
+        "set a client certificate that is valid and that the receiver accepts (`resonant endpoint update {endpoint} "
+        "--client-cert FILE --client-key FILE`; `resonant endpoint show {endpoint}` says when the saved one expires)"
+    ),
+    "tls certificate": (
+        "ask for a certificate that is valid and has the right name, or trust its authority "
+        "(`resonant endpoint update {endpoint} --ca-file FILE`)"
+    ),
+    "address refused": (
+        "fix the endpoint's URL, or allow private addresses "
+        "(`resonant endpoint update {endpoint} --url URL` or --allow-private)"
+    ),
+    "dns not found": (
+        "check the name in the endpoint's URL (`resonant endpoint update {endpoint} --url URL`) and this machine's resolver"
+    ),
+    "deployment missing": (
+        "deploy the flow, or name its deployment "
+        "(`resonant endpoint add {endpoint} --deployment FLOW/DEPLOYMENT --overwrite`)"
+    ),
+    **dict.fromkeys(("invalid url", "unsupported protocol"), _FIX_URL),
+}
 _FAILING = (
     "fix the receiver's handler of these events: once a probe of a type succeeds, its deliveries are sent; "
     "`resonant endpoint resume {endpoint}` makes the probes due now"
@@ -29,6 +56,16 @@ _NO_RUN = "no run is sending to it: start `resonant up`"
 _MOST_TYPES = 3
 _WAITING = "nothing: the endpoint requested this pause, and the deliveries are sent afterwards"
 _PACED = "nothing: the pace grows while the endpoint keeps up"
+
+
+def word(gate: Gate, now: float) -> tuple[str, str]:
+    """Return how bad an endpoint's state is (``ok``, ``warn`` or ``bad``), and the state in a word or two."""
+    if gate.is_gone:
+        return "bad", "gone"
+    if gate.governs_at(now):
+        return "bad" if gate.state == "probing" else "warn", gate.state.replace("normal", "waiting")
+    failing = len(gate.failing_at(now))
+    return ("bad", counted(failing, "type fails", "types fail")) if failing else ("ok", "normal")
 
 
 def described(gate: Gate, *, held: int, now: float, is_sent: bool = True) -> str:
@@ -89,7 +126,8 @@ def advice(gate: Gate, now: float) -> str:
     """Return advice about an endpoint whose gate holds deliveries back; empty if it holds none back."""
     if not gate.governs_at(now):
         return _FAILING.format(endpoint=gate.endpoint) if gate.failing_at(now) else ""
-    by_state = {"paused": _GONE if gate.is_gone else _RESUME, "probing": _PROBING, "paced": _PACED}
+    repair = _REPAIRS.get((gate.reason or "").partition(LAST_FAILURE)[2], _REPAIR_RECEIVER)
+    by_state = {"paused": _GONE if gate.is_gone else _RESUME, "probing": repair + _PROBING, "paced": _PACED}
     return by_state.get(gate.state, _WAITING).format(endpoint=gate.endpoint)
 
 

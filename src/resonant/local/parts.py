@@ -193,7 +193,8 @@ class Parts:
             self.check()
             if problem := kept.look(self._clock()):
                 raise ServerError(problem)
-            self._sleep(POLL_SECONDS / 2)
+            if not condition():
+                self._sleep(POLL_SECONDS / 2)
 
     def check(self) -> None:
         """Check that the parts that were ready still run.

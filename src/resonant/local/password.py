@@ -5,7 +5,7 @@ import secrets
 from pathlib import Path
 
 from resonant.errors import ResonantError
-from resonant.files import atomic_file
+from resonant.files import atomic_file, make_private_folder
 from resonant.settings import Settings
 
 OF_SERVER, OF_CLIENT = "PREFECT_SERVER_API_AUTH_STRING", "PREFECT_API_AUTH_STRING"
@@ -30,6 +30,7 @@ def protect_up(settings: Settings) -> bool:
         return False
     path = password_file(settings)
     if not _read(path):
+        make_private_folder(path.parent)
         with atomic_file(path) as write:
             write(_new())
     path.chmod(0o600)

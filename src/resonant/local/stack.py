@@ -171,12 +171,12 @@ def running_stack(
                 parts.start(worker)
                 with _ended_with_runs(parts, worker):
                     deployments = asyncio.run(deploy())
+                    parts.wait(worker)
                     console_url = None
                     if console_port != 0:
                         # Nothing waits for it: a browser is not that fast.
                         parts.start(console := ConsolePart(home, elsewhere, console_port))
                         console_url = console.url
-                    parts.wait(worker)
                     with _noted(settings, server, has_password=has_password) as note:
                         yield Stack(
                             server,

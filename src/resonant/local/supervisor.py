@@ -66,9 +66,16 @@ def end(supervisor: subprocess.Popen[bytes]) -> None:
 def kill(supervisor: subprocess.Popen[bytes]) -> None:
     """Kill a process started by ``keep`` and its descendants."""
     with contextlib.suppress(psutil.Error):
-        for process in psutil.Process(supervisor.pid).children(recursive=True):
+        process = psutil.Process(supervisor.pid)
+        process.suspend()  # otherwise it could start the command after the look
+        children = process.children(recursive=True)
+        for child in children:
             with contextlib.suppress(psutil.Error):
-                process.kill()
+                child.kill()
+        if children:
+            process.resume()  # it ends what the look has missed
+        else:
+            process.kill()
 
 
 def main(patience: float, command: list[str]) -> int:

@@ -126,7 +126,7 @@ def test_an_error_while_a_page_is_read_is_one_line_in_html_and_json(
     def fail(*_args, **_options):
         raise error
 
-    monkeypatch.setattr(now_page.reads, "status", fail)
+    monkeypatch.setattr(now_page, "read_overview", fail)
     with open_pages(sqlite_desk) as pages:
         assert one_line(pages.send("GET", "/", code=status, headers=JSON)).startswith(says)
         page = pages.html("/", code=status)
@@ -137,7 +137,7 @@ def test_an_error_while_a_page_is_read_is_one_line_in_html_and_json(
 def test_a_page_that_the_store_does_not_answer_in_time_is_503(sqlite_desk, monkeypatch):
     answered = threading.Event()
     monkeypatch.setattr(app, "_STORE_SECONDS", 0.1)
-    monkeypatch.setattr(now_page.reads, "status", lambda *_args, **_options: answered.wait(60))
+    monkeypatch.setattr(now_page, "read_overview", lambda *_args, **_options: answered.wait(60))
     with open_pages(sqlite_desk) as pages:
         answer = pages.send("GET", "/", code=503, headers=JSON)
         assert one_line(answer) == "the store does not answer: no answer within 0.1 s"

@@ -7,7 +7,12 @@ from resonant.dead_letters.triage import triage
 from resonant.store.shared.acknowledgements import acknowledge
 from support.console import JSON, open_pages
 
-REFUSED = {"category": "permanent", "code": "http_400", "error": "the endpoint answered 400", "status_code": 400}
+REFUSED = {
+    "category": "permanent",
+    "code": "http_400",
+    "error": "the endpoint answered 400",
+    "status_code": 400,
+}
 
 
 @pytest.fixture

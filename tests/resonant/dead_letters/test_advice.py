@@ -4,15 +4,16 @@ import re
 from typing import get_args
 
 import pytest
-import typer
 
-from resonant.cli import app
+from resonant.blocks import WebhookEndpoint
 from resonant.dead_letters.advice import advise
 from resonant.delivery.classification import classify
 from resonant.delivery.failure_tables import RANKED
 from resonant.delivery.verdict import Verdict
-from resonant.errors import UnexpectedStatus
+from resonant.errors import EndpointError, UnexpectedStatus
 from resonant.events import Reason
+from resonant.sinks.transport import tls_context
+from support.advice import named_commands
 
 BY_TYPE = {verdict for _, verdict in RANKED.values()}
 BY_STATUS = {
@@ -20,8 +21,25 @@ BY_STATUS = {
 }
 WORKER_LOST = Verdict("unknown", "worker_lost", blame="local", maybe_processed=True)
 DNS = [Verdict("transient", "dns_temporary"), Verdict("unknown", "dns_not_found")]
-OUR_REQUESTS_FAULT = {"cookie_conflict", "invalid_request", "stream_error"}
+OUR_FAULT = {"cookie_conflict", "invalid_request", "stream_error", "endpoint_error"}
 UNKNOWN = Verdict("unknown", "unknown", maybe_processed=True)
+OAUTH = {"oauth_client_id": "me", "oauth_client_secret": "s3cret", "oauth_token_url": "https://token.example"}
+# Settings that cannot be used, and a part of the advice.
+SETTINGS = [
+    ({"ca_file": "/absent"}, "`resonant endpoint update NAME --ca-file FILE`"),
+    (
+        {"client_certificate": "no PEM", "client_key": "no PEM"},
+        "`resonant endpoint update NAME --client-cert FILE --client-key FILE`",
+    ),
+    ({"client_certificate": "no key"}, "--client-cert and --client-key to readable files"),
+    (OAUTH | {"oauth_token_url": "token.example"}, "`resonant endpoint update NAME --oauth-token-url URL`"),
+    (OAUTH | {"oauth_client_secret": ""}, "--oauth-client-secret-file FILE`"),
+    ({"signing_secret": "s3cret"}, "`resonant endpoint rotate-secret NAME`"),
+    ({"signing_secret": "whsk_AAAA"}, "`resonant endpoint rotate-secret NAME`"),
+    ({"proxy": "proxy.example"}, "`resonant endpoint update NAME --proxy URL`"),
+    ({"headers": "no JSON"}, "`resonant endpoint update NAME --header @FILE`"),
+    ({"url": "ftp://hooks.example.com"}, "`resonant endpoint update NAME --url URL`"),
+]
 VERDICTS = {*BY_TYPE, *BY_STATUS, WORKER_LOST, *DNS, UNKNOWN}
 
 
@@ -33,22 +51,22 @@ def advice_on(verdict: Verdict, reason: Reason | None = None) -> str:
     return advise(code=verdict.code, reason=reason or reason_of(verdict), category=verdict.category)
 
 
+def refused(settings: dict[str, str]) -> str:
+    """Return the recorded error of sending to an endpoint with these settings."""
+    block = WebhookEndpoint(**{"url": "https://hooks.example.com"} | settings)
+    with pytest.raises(EndpointError) as found:
+        tls_context(block.to_endpoint("shop"))
+    return f"EndpointError: {found.value}"
+
+
+def advise_on(error: str) -> str:
+    return advise(code="endpoint_error", reason="permanent", category="permanent", error=error)
+
+
 def every_line() -> set[str]:
     every = {advice_on(verdict, reason) for verdict in VERDICTS for reason in get_args(Reason)}
-    return every | {advise(code="", reason=reason, category="") for reason in get_args(Reason)}
-
-
-def commands() -> dict[str, set[str]]:
-    """Return every command, as it is typed, with its options."""
-    found: dict[str, set[str]] = {}
-
-    def walk(command, name: str) -> None:
-        found[name] = {option for each in command.params for option in each.opts}
-        for child in getattr(command, "commands", {}).values():
-            walk(child, f"{name} {child.name}")
-
-    walk(typer.main.get_command(app), "resonant")
-    return found
+    every |= {advise(code="", reason=reason, category="") for reason in get_args(Reason)}
+    return every | {advise_on(refused(settings)) for settings, _ in SETTINGS}
 
 
 def test_every_code_of_the_classifier_has_a_line_that_fits():
@@ -58,7 +76,7 @@ def test_every_code_of_the_classifier_has_a_line_that_fits():
         assert "\n" not in advice
         # A replay skips permanent failures unless an option includes them.
         assert verdict.category != "permanent" or re.search("--include-permanent|purge", advice), verdict
-        is_local = verdict.blame == "local" or verdict.code in OUR_REQUESTS_FAULT
+        is_local = verdict.blame == "local" or verdict.code in OUR_FAULT
         assert verdict == WORKER_LOST or ("fault is local" in advice) == is_local, verdict
         assert "cancelled these" in advice_on(verdict, "cancelled")
         assert "workers were lost" in advice_on(verdict, "crashed")
@@ -75,7 +93,7 @@ def test_every_code_of_the_classifier_has_a_line_that_fits():
         ("permanent", "permanent", "http_410", "gone for good"),
         ("permanent", "permanent", "http_431", "--mode structured"),
         ("permanent", "permanent", "http_413", "the receiver rejects these events"),
-        ("permanent", "permanent", "tls_certificate", "certificate"),
+        ("permanent", "permanent", "tls_certificate", "`resonant endpoint update NAME --ca-file FILE`"),
         ("permanent", "permanent", "address_refused", "--allow-private"),
         ("permanent", "permanent", "value_error", "fault is local"),
         # By an override of the endpoint, or a rule.
@@ -138,21 +156,38 @@ def test_the_line_has_whole_commands_with_the_endpoint_and_an_event():
 
 
 def test_the_commands_and_options_that_the_lines_name_exist():
-    known = commands()
-    named = {command for line in every_line() for command in re.findall(r"`(resonant [^`]*)`", line)}
-    options = {option for line in every_line() for option in re.findall(r"--[a-z-]+", line)}
-
-    assert named >= {
+    assert named_commands(every_line()) >= {
         "resonant endpoint update NAME --url URL",
+        "resonant endpoint update NAME --ca-file FILE",
         "resonant replay --endpoint NAME --code http_404 --include-permanent",
         "resonant endpoint test NAME",
         "resonant endpoint remove NAME",
         "resonant detail ID",
         "resonant audit",
     }
-    for command in named:
-        words = command.split()
-        name = next(" ".join(words[:n]) for n in (3, 2) if " ".join(words[:n]) in known)
-        assert name in known, command
-        assert {word for word in words if word.startswith("-")} <= known[name], command
-    assert options <= set().union(*known.values())
+
+
+@pytest.mark.parametrize(("settings", "repair"), SETTINGS)
+def test_a_setting_that_cannot_be_used_is_corrected_here_and_not_at_the_receiver(settings, repair):
+    advice = advise_on(refused(settings))
+    assert advice.startswith("the fault is local (a setting of the endpoint): ")
+    assert repair in advice
+    assert "`resonant replay --endpoint NAME --code endpoint_error --include-permanent`" in advice
+    assert "receiver" not in advice
+
+
+def test_an_error_about_another_setting_is_found_by_a_test_of_the_endpoint():
+    advice = advise_on("EndpointError: endpoint 'shop' is not configured completely: save it again")
+    assert "correct the one that `resonant endpoint test NAME` names" in advice
+
+
+def test_without_a_token_the_line_names_the_settings_of_the_token_server():
+    advice = advise(code="oauth_token", reason="expired", category="transient")
+    assert "`resonant endpoint update NAME --oauth-token-url URL`" in advice
+    assert "--oauth-client-secret-file" in advice
+
+
+def test_a_refused_client_certificate_is_replaced_here():
+    advice = advise(code="tls_client_certificate", reason="permanent", category="permanent")
+    assert "`resonant endpoint update NAME --client-cert FILE --client-key FILE`" in advice
+    assert "`resonant endpoint show NAME` says when the saved one expires" in advice

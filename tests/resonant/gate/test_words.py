@@ -4,10 +4,13 @@ from dataclasses import replace
 
 import pytest
 
+from resonant.delivery.failure_tables import CLIENT_CERTIFICATE_REFUSED, RANKED
 from resonant.gate.words import advice, described
 from resonant.store.shared.gates import Gate
+from support.advice import named_commands
 
 NOW = 10_000.0
+CODES = {verdict.code for _, verdict in RANKED.values()} | {CLIENT_CERTIFICATE_REFUSED.code}
 PAUSED = Gate("orders", "paused", since=NOW - 720, reason="maintenance", paused_by="ann")
 GONE = Gate("orders", "paused", since=NOW - 720, reason="it answered 410")
 PROBING = Gate(
@@ -94,3 +97,33 @@ def test_without_a_run_no_probe_is_promised(gate):
 def test_the_advice_is_the_operators_next_step(gate, expected):
     assert advice(gate, NOW).startswith(expected)
     assert bool(advice(gate, NOW)) == bool(expected)
+
+
+@pytest.mark.parametrize(
+    ("failure", "expected"),
+    [
+        ("endpoint error", "`resonant endpoint update orders --ca-file FILE`"),
+        (
+            "tls client certificate",
+            "`resonant endpoint update orders --client-cert FILE --client-key FILE`",
+        ),
+        ("tls certificate", "`resonant endpoint update orders --ca-file FILE`"),
+        ("address refused", "--allow-private"),
+        ("dns not found", "`resonant endpoint update orders --url URL`"),
+        ("invalid url", "`resonant endpoint update orders --url URL`"),
+        ("unsupported protocol", "`resonant endpoint update orders --url URL`"),
+        (
+            "deployment missing",
+            "`resonant endpoint add orders --deployment FLOW/DEPLOYMENT --overwrite`",
+        ),
+    ],
+)
+def test_a_failure_whose_cause_is_a_setting_is_repaired_here_and_not_at_the_receiver(failure, expected):
+    said = advice(replace(PROBING, reason=f"20 failures in a row, last failure: {failure}"), NOW)
+    assert "repair the receiver" not in said
+    assert expected in said
+    assert ": once a probe of a run succeeds, the deliveries are sent; " in said
+    assert "\n" not in said
+    named_commands([said])
+    # The code is one of the classifier.
+    assert failure.replace(" ", "_") in CODES

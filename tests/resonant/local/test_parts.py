@@ -210,6 +210,15 @@ def test_a_part_that_waits_for_another_does_not_fail(said):
     ]
 
 
+def test_a_part_that_nothing_waits_for_is_not_said_to_run_again(said):
+    late = Scripted("console")
+    watched = Watched()
+    watched.parts.start(late)
+    watched.look()
+    assert watched.parts.runs(late)
+    assert said == []
+
+
 def test_at_the_start_a_problem_is_an_error_at_once():
     good, bad = Scripted("good"), Scripted("new", is_good=False)
     watched = Watched(good)

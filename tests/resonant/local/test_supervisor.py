@@ -10,6 +10,7 @@ import time
 import psutil
 import pytest
 
+from resonant.local.supervisor import keep, kill
 from support.processes import alive
 from support.waiting import wait_until
 
@@ -92,6 +93,16 @@ def test_the_exit_code_is_that_of_the_process():
         check=False,
     )
     assert finished.returncode == 7
+
+
+def test_a_process_that_is_killed_before_its_command_starts_never_starts_it(tmp_path):
+    started = tmp_path / "started"
+    with (tmp_path / "log").open("wb") as log:
+        command = [sys.executable, "-c", f"open({str(started)!r}, 'w')"]
+        kept_one = keep(command, dict(os.environ), log)
+    kill(kept_one)
+    assert kept_one.wait(60) == -signal.SIGKILL
+    assert not started.exists()
 
 
 ENDING = """

@@ -70,7 +70,9 @@ def _cards(rows: Iterator[DeadLetter], *, holds: Holds, now: float) -> Iterator[
     before = None
     for row in rows:
         why_held = holds.why(row.endpoint, row.event_type)
-        alike = (row.code or "", row.reason, row.category or "", row.endpoint, why_held)
+        error = row.error or ""
+        of_setting = error if row.code == "endpoint_error" else ""  # the advice depends on it
+        alike = (row.code or "", row.reason, row.category or "", row.endpoint, of_setting, why_held)
         tries = counted(row.attempts, "try", "tries")
         replays = f", {counted(row.replays, 'replay')}" if row.replays else ""
         replays += f", replayed to {row.replayed_to}" if row.replayed_to else ""
@@ -82,7 +84,7 @@ def _cards(rows: Iterator[DeadLetter], *, holds: Holds, now: float) -> Iterator[
             check if row.maybe_processed else None,
         ]
         if alike != before:
-            code, reason, category, endpoint, _ = before = alike
+            code, reason, category, endpoint, *_ = before = alike
             advice = advise(
                 code=code,
                 reason=reason,
@@ -90,6 +92,7 @@ def _cards(rows: Iterator[DeadLetter], *, holds: Holds, now: float) -> Iterator[
                 endpoint=endpoint,
                 event_id=row.event_id,
                 source=row.source if row.shares_id else None,
+                error=error,
             )
             lines += [_held(why_held), f"next: {advice}"]
         yield lines

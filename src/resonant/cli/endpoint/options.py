@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ssl
 import sys
 from dataclasses import asdict, dataclass, field, make_dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -144,17 +146,31 @@ class SettingOptions(_Given):  # type: ignore[misc]
         given = asdict(self) | {"allow_private": allow_private}
         headers = dict(map(_header, given.pop("headers") or []))
         overrides = dict(map(_override, given.pop("status_overrides") or []))
-        found = {
-            name: _saved(SETTINGS[name], value) if SETTINGS[name].secret else value
-            for name, value in given.items()
-            if value is not None
-        }
+        found = {name: _saved(SETTINGS[name], value) for name, value in given.items() if value is not None}
         if url is not None:
             found["url"] = secret(line_of_stdin("the URL") if url == "-" else url)
         return Changes(found, headers, overrides)
 
 
-def _saved(setting: Setting, given: str) -> SecretStr:
+def _saved(setting: Setting, given: Any) -> Any:
+    """Return what is saved of the value of an option."""
+    if setting.file == "path":
+        return _path_of_certificates(given, f"{setting.option} {given}")
+    return _secret_from(setting, given) if setting.secret else given
+
+
+def _path_of_certificates(given: str, option: str) -> str:
+    """Return the absolute path of a file of certificates: processes that send run in other folders."""
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cafile=given)
+    except ssl.SSLError:
+        raise options.Misuse(f"{option}: no certificates in PEM") from None
+    except OSError as error:
+        raise options.Misuse(f"{option}: {error.strerror}") from None
+    return str(Path(given).absolute())
+
+
+def _secret_from(setting: Setting, given: str) -> SecretStr:
     """Return a secret from the value of its option or the file that this names."""
     option, text, may_be_text = f"{setting.option} {given}", given, setting.file == "@"
     if not may_be_text or text.startswith("@"):

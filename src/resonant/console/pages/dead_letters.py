@@ -8,9 +8,10 @@ from sqlalchemy import Connection
 from resonant import documents
 from resonant.console.asked import Asked, Page, path
 from resonant.console.pages.deliveries import ROWS, checked, list_deliveries, next_link
-from resonant.dead_letters.triage import DeadLetterGroup, triage_page
+from resonant.dead_letters.triage import DeadLetterGroup, triage, triage_page
 from resonant.intake.problems import Problem
 from resonant.store.queue.causes import is_known
+from resonant.store.views.dead_letters import DeadLetters
 
 _SECONDS = 0.05
 
@@ -18,7 +19,9 @@ _SECONDS = 0.05
 def groups(connection: Connection, asked: Asked) -> Page:
     """Group the dead letters by cause, acknowledged causes last."""
     selection = checked(connection, asked.selection(besides=("after",)))
-    page = triage_page(connection, selection, limit=ROWS, after=asked.text("after") or None)
+    page = triage_page(
+        connection, DeadLetters.of(connection, selection), limit=ROWS, after=asked.text("after") or None
+    )
     found = [_shown(each, asked) for each in page.groups]
     given = {name: value for name, value in asked.given.items() if name != "after" and value != ""}
     after = {"after": found[-1].fingerprint} if page.goes_on else {}
@@ -35,7 +38,7 @@ def of_cause(connection: Connection, asked: Asked) -> Page:
     if not is_known(connection, cause):
         raise Problem(404, f"no dead letter has the cause {cause!r}: /dead-letters lists the causes")
     listed = list_deliveries(connection, asked, selection, "dead_letter", rows=ROWS, seconds=_SECONDS)
-    found = [_shown(each, asked) for each in triage_page(connection, selection, limit=1).groups]
+    found = [_shown(each, asked) for each in triage(connection, selection)]
     links = listed.links(asked, path("dead-letters", cause))
     context = {**links, "listed": listed, "cause": cause, "group": found[0] if found else None}
     return Page("cause.html", listed.documents, context, next_link(links))

@@ -1,7 +1,5 @@
 """One event, and every attempt of its deliveries."""
 
-import base64
-import shlex
 from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote
@@ -11,11 +9,11 @@ from sqlalchemy import Connection
 from resonant import documents
 from resonant.console.asked import Asked, Page, path
 from resonant.delivery.wording import facts, laid_out, next_step, state
-from resonant.display import hexdump, visible
+from resonant.display import hexdump
 from resonant.events import Delivery, Event
 from resonant.intake.problems import Problem
 from resonant.output import to_json
-from resonant.sinks.wire import message
+from resonant.sinks.as_curl import as_curl, headers_of
 from resonant.store.shared.gates import read_holds
 from resonant.store.views import reads
 from resonant.store.views.known_names import why_not_this_source
@@ -23,7 +21,6 @@ from resonant.store.views.selection import Selection
 
 _MOST_ATTEMPTS, _MOST_DELIVERIES = 100, 100
 _MOST_CHARACTERS, _MOST_BYTES = 65_536, 4_096
-_MOST_CURL_BYTES = 65_536
 _KINDS = {"delivered": "ok", "dead_letter": "bad"}
 
 
@@ -68,8 +65,8 @@ def event(connection: Connection, asked: Asked) -> Page:
         "views": views,
         "more_deliveries": len(found.deliveries) - len(chosen),
         "body": _body(found.event) if shows else None,
-        "headers": _headers(found.event),
-        "curl": _curl(found.event) if shows else None,
+        "headers": headers_of(found.event),
+        "curl": as_curl(found.event) if shows else None,
         "here": here,
         "dead": _dead(here, [each for each, _ in found.deliveries]),
     }
@@ -110,26 +107,3 @@ def _body(event: Event) -> tuple[str, list[str], bool]:
     text = laid_out(event.body) if event.form == "json" else event.body.decode()
     kind = "JSON" if event.form == "json" else "text"
     return kind, text[:_MOST_CHARACTERS].split("\n"), len(text) <= _MOST_CHARACTERS
-
-
-def _headers(event: Event) -> list[str]:
-    headers, _ = message(event, "binary")
-    return [
-        f"webhook-id: {event.webhook_id}",
-        *(f"{name.decode()}: {value.decode()}" for name, value in headers),
-    ]
-
-
-def _curl(event: Event) -> list[str] | None:
-    """Return the lines of a command that sends the event; None if its body is large or gone."""
-    _, body = message(event, "binary")
-    if len(body) > _MOST_CURL_BYTES or event.form in ("removed", "erased"):
-        return None
-    begin, data = "", shlex.quote(body.decode(errors="replace"))
-    # The page would show hidden characters as escapes, which the command would send.
-    if event.form == "bytes" or visible(data) != data:
-        begin, data = f"printf %s {base64.b64encode(body).decode()} | base64 -d | ", ""
-    headers = [f"  -H {shlex.quote(each)}" for each in _headers(event)]
-    how = f"  --data-raw {data}" if data else "  --data-binary @-"
-    lines = [f"{begin}curl -X POST 'URL'", *headers, '  -H "webhook-timestamp: $(date +%s)"', how]
-    return [f"{line} \\" for line in lines[:-1]] + lines[-1:]

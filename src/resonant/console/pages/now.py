@@ -1,25 +1,31 @@
 """The first page: what needs a person, then the balance and each endpoint."""
 
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
 from sqlalchemy import Connection
 
 from resonant.console.asked import Asked, Page
-from resonant.console.urgent import find_cards, state_of
-from resonant.dead_letters.triage import triage
+from resonant.console.urgent import Card, find_cards, states_of
+from resonant.dead_letters.triage import triage_page
 from resonant.overview import Overview, read_overview
 from resonant.store.counts.recent import read_traffic
 from resonant.store.views.endpoint_status import EndpointStatus
+from resonant.store.views.selection import Selection
 
-_MOST_ENDPOINTS, _MOST_CARDS = 100, 20
+_MOST_ENDPOINTS, _MOST_CARDS, _MOST_CAUSES = 100, 20, 50
 _RANK = ("bad", "warn", "ok")
 
 
 def now(connection: Connection, asked: Asked) -> Page:
     """Show what needs a person, in order of urgency, then the balance and each endpoint."""
-    read = _overview(connection, asked)
-    cards = find_cards(read, triage(connection), now=asked.now)
+    console = asked.console
+    read = read_overview(connection, str(console.store), console.settings, now=asked.now)
+    causes = triage_page(connection, Selection(), limit=_MOST_CAUSES)
+    cards = find_cards(read, causes.groups, now=asked.now)
     found = read.found
-    document = {"urgent": [card.document for card in cards], **_document(read, asked)}
-    states = states_of(read, found.endpoints, now=asked.now)
+    states = states_of(found, read.sent, found.endpoints, now=asked.now)
 
     def rank(each: EndpointStatus) -> tuple[int, int, int, str]:
         return _RANK.index(states[each.name][0]), -(each.failed_last_hour or 0), -each.due, each.name
@@ -33,31 +39,20 @@ def now(connection: Connection, asked: Asked) -> Page:
         "states": states,
         "traffic": read_traffic(connection, [each.name for each in shown], now=asked.now),
     }
-    return Page("now.html", document, context)
+    urgent = partial(_document, read, cards, now=asked.now)
+    return Page("now.html", urgent, context)
 
 
 def status(connection: Connection, asked: Asked) -> Page:
-    """Show the document of ``resonant status --json``."""
-    return now(connection, asked)._replace(document=_document(_overview(connection, asked), asked))
+    """Show the first page; as JSON, the document of ``resonant status --json``."""
+    page = now(connection, asked)
+    return page._replace(document=lambda: {k: v for k, v in page.document().items() if k != "urgent"})
 
 
-def states_of(
-    read: Overview, endpoints: tuple[EndpointStatus, ...], *, now: float
-) -> dict[str, tuple[str, str]]:
-    """Return the level and the word of each endpoint's state."""
-    problems = {each.endpoint: each.reason for each in read.found.endpoint_problems}
-    return {
-        each.name: state_of(each, problems.get(each.name), is_sent=each.name in read.sent, now=now)
-        for each in endpoints
-    }
-
-
-def _overview(connection: Connection, asked: Asked) -> Overview:
-    console = asked.console
-    return read_overview(connection, str(console.store), console.settings, now=asked.now)
-
-
-def _document(read: Overview, asked: Asked) -> dict[str, object]:
+def _document(read: Overview, cards: Sequence[Card], *, now: float) -> dict[str, Any]:
     # Only Prefect knows what is paused, and the console does not ask it.
     has_deployments = any(name.startswith("resonant-deployment/") for name in read.known)
-    return read.document(None if has_deployments else {}, now=asked.now)
+    return {
+        "urgent": [card.document for card in cards],
+        **read.document(None if has_deployments else {}, now=now),
+    }

@@ -9,11 +9,11 @@ from itertools import chain
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
-from sqlalchemy import Connection, Engine, func, select
+from sqlalchemy import Connection, Engine, case, func, select
 
 from resonant.store import schema
 from resonant.store.counts.counters import read_unfolded
-from resonant.store.counts.sketches import Packed, Sketch, pack, seconds_of
+from resonant.store.counts.sketches import Packed, pack, seconds_of
 from resonant.store.engine.sql import is_any_of
 
 DAY_HOURS = 24
@@ -21,8 +21,8 @@ _HOUR = 3600
 _t = schema.sketches
 # The rows of a day, and those of the last minutes that are not merged yet.
 _MOST_ROWS = 512
-# SQLite reuses the ids of deleted rows, so a row is known by its beginning and its length, too.
-_BEGINNING = 1_000
+# SQLite reuses the ids of deleted rows, so a row is known by its text, too, or if that is long, by the length of its buckets.
+_LONG = 4_096
 
 
 class _Part(NamedTuple):
@@ -62,12 +62,12 @@ class Traffic:
 
 @dataclass(slots=True)
 class Attempts:
-    """The attempts of a time; ``sketch`` has the durations of those that were answered or failed."""
+    """The attempts of a time, which begins at ``start``, in seconds since the epoch."""
 
     start: int
     delivered: int = 0
     failed: int = 0
-    sketch: Sketch = field(default_factory=Sketch)
+    parts: list[_Part] = field(default_factory=list)
 
     def add(self, part: _Part) -> None:
         """Add the attempts of a row."""
@@ -75,23 +75,23 @@ class Attempts:
             self.delivered += part.number
         else:
             self.failed += part.number
-        if part.least is not None and part.most is not None:
-            size = len(part.numbers) // 4
-            buckets = struct.unpack(f"<{size}h", part.buckets)
-            numbers = struct.unpack(f"<{size}I", part.numbers)
-            sketch = Sketch(least=part.least, most=part.most)
-            sketch.buckets = Counter(dict(zip(buckets, numbers, strict=True)))
-            self.sketch.add(sketch)
+        self.parts.append(part)
 
     def percentile(self, share: float) -> float | None:
         """Return the duration that this share of the attempts did not exceed, in seconds, within 1 %; None without any."""
-        left = share * (self.sketch.buckets.total() - 1)
-        for bucket, number in sorted(self.sketch.buckets.items()):
+        buckets: Counter[int] = Counter()
+        for part in self.parts:
+            size = len(part.numbers) // 4
+            each = struct.unpack(f"<{size}h", part.buckets), struct.unpack(f"<{size}I", part.numbers)
+            for bucket, number in zip(*each, strict=True):
+                buckets[bucket] += number
+        left = share * (buckets.total() - 1)
+        for bucket, number in sorted(buckets.items()):
             left -= number
             if left < 0:
-                assert self.sketch.least is not None  # noqa: S101 - for mypy
-                assert self.sketch.most is not None  # noqa: S101 - for mypy
-                return min(max(seconds_of(bucket), self.sketch.least), self.sketch.most)
+                least = min(each.least for each in self.parts if each.least is not None)
+                most = max(each.most for each in self.parts if each.most is not None)
+                return min(max(seconds_of(bucket), least), most)
         return None
 
 
@@ -133,7 +133,8 @@ def read_traffic(connection: Connection, endpoints: Iterable[str], *, now: float
 
 def _read(connection: Connection, since: int) -> Iterator[_Row]:
     known = _known.setdefault(connection.engine, OrderedDict())
-    facts = (_t.c.minute, func.length(_t.c.entries), func.substr(_t.c.entries, 1, _BEGINNING))
+    size = func.length(_t.c.buckets)
+    facts = (_t.c.minute, size, case((size < _LONG, _t.c.entries), else_=""))
     wanted = {
         row[0]: tuple(row) for row in connection.execute(select(_t.c.id, *facts).where(_t.c.minute >= since))
     }

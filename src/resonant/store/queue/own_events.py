@@ -181,6 +181,11 @@ def report_gate(connection: Connection, before: Gate, after: Gate, *, now: float
             store_reports(connection, f"resonant.endpoint.{change}", reports, now=now)
 
 
+def ids_of_gate(endpoint: str) -> tuple[str, str]:
+    """Return two texts between which the ids of the events about an endpoint's gate are, in the order of each database."""
+    return f"endpoint-{endpoint}-0", f"endpoint-{endpoint}-a"
+
+
 def _type_of(before: Gate, after: Gate) -> str | None:
     if after.state == "paused":
         return None if before.state == "paused" else "resonant.endpoint.paused"

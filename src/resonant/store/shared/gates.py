@@ -38,6 +38,8 @@ SHORT_HOLD_SECONDS = 30.0
 # A gate that has been normal and unchanged for an hour is removed: an endpoint without a row is normal. What is known of a failing
 # type is forgotten after an hour, too.
 KEPT_SECONDS = 3600.0
+# In the reason of an outage, before the last failure.
+LAST_FAILURE = ", last failure: "
 # The most failing types that a gate keeps, each for an hour after its last probe.
 MOST_FAILING = 20
 # Deliveries are recorded up to three seconds late, and failures this soon after a recovery continue the same outage. A delivery

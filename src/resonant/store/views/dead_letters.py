@@ -219,4 +219,5 @@ def positions(connection: Connection, query: Select[Any]) -> list[Position]:
 
 
 def bound(key: Sequence[ColumnElement[Any]], position: Position) -> ColumnElement[Any]:
+    """Return a position as values to compare with a key."""
     return tuple_(*(literal(value, column.type) for value, column in zip(position, key, strict=True)))

@@ -71,6 +71,11 @@ class EndpointStatus:
     is_held: bool
     held: int
 
+    @classmethod
+    def unused(cls, name: str) -> "EndpointStatus":
+        """Return the status of an endpoint without deliveries, activity and gate."""
+        return cls(name, 0, 0, 0, 0, 0, 0, None, OldestDue(), None, 0, 0, Gate(name), is_held=False, held=0)
+
     @property
     def due(self) -> int:
         """Deliveries that may be sent now and have no lease."""

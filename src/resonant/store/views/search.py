@@ -17,7 +17,7 @@ from resonant.store.views.selection import Selection
 
 # The rows of the first window of each endpoint, or of the only one. Windows grow while they are read quickly.
 FIRST_ROWS = 64
-_FACTOR, _QUICK_SECONDS = 8, 0.008
+_FACTOR, _QUICK_SECONDS = 4, 0.008
 _d = schema.deliveries
 
 

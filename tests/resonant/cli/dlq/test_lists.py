@@ -152,6 +152,20 @@ def test_a_card_says_where_when_why_and_the_next_step_once_for_equal_failures(re
     assert (screen.count("http 422: "), screen.count("next: ")) == (2, 1)
 
 
+def test_cards_and_groups_name_the_setting_of_an_endpoint_that_cannot_be_used(resonant, worker):
+    failure = PERMANENT | {"code": "endpoint_error", "status_code": None}
+    for number, problem in enumerate(
+        ["its ca_file cannot be read: Permission denied", "its proxy has no port"]
+    ):
+        worker.bury(f"evt_{number}", **failure | {"error": f"EndpointError: endpoint 'billing': {problem}"})
+
+    cards = words(resonant.on_a_terminal("dlq"))
+    grouped = " ".join(each["advice"] for each in resonant.json("dlq", "--group"))
+    for said in (cards, grouped):
+        assert "`resonant endpoint update billing --ca-file FILE`" in said
+        assert "`resonant endpoint update billing --proxy URL`" in said
+
+
 def test_a_row_of_the_table_is_a_line_with_nothing_cut(resonant, worker):
     error = "first line\nsecond \x1b[31mline [bold]" + " long" * 100
     long_id = "evt_" + "x" * 200

@@ -203,10 +203,31 @@ def test_a_proxy_and_a_client_certificate_are_shown_without_their_secrets(endpoi
         ("--client-cert /dev/null", "--client-cert /dev/null is empty"),
         ("--oauth-client-secret-file /dev/null", "--oauth-client-secret-file /dev/null is empty"),
         (f"--client-cert {__file__}", "its client certificate is not PEM"),
+        ("--ca-file /absent", "--ca-file /absent: No such file or directory\n"),
+        ("--ca-file /", "--ca-file /: Is a directory\n"),
+        ("--ca-file /dev/null", "--ca-file /dev/null: no certificates in PEM\n"),
+        (f"--ca-file {__file__}", f"--ca-file {__file__}: no certificates in PEM\n"),
     ],
 )
 def test_a_proxy_or_certificate_that_cannot_be_used_is_refused_without_a_server(resonant, option, problem):
     assert problem in resonant("endpoint", "add", NEW, URL, *option.split(), code=2).err
+
+
+def test_the_path_of_certificates_is_saved_so_that_processes_in_other_folders_find_them(
+    endpoint, endpoints, tmp_path, monkeypatch
+):
+    trustme.CA().cert_pem.write_to_path(tmp_path / "ca.pem")
+    monkeypatch.chdir(tmp_path)
+    endpoint("add", NEW, URL, "--ca-file", "ca.pem")
+    assert endpoint.show(NEW)["ca_file"] == str(tmp_path / "ca.pem")
+
+    (tmp_path / "below").mkdir()
+    monkeypatch.chdir(tmp_path / "below")
+    assert "--ca-file ca.pem: No such file" in endpoint("update", NEW, "--ca-file", "ca.pem", code=2).err
+    assert endpoint.show(NEW)["ca_file"] == str(tmp_path / "ca.pem")
+    trustme.CA().cert_pem.write_to_path("other.pem")
+    endpoint("update", NEW, "--ca-file", "other.pem")
+    assert endpoint.show(NEW)["ca_file"] == str(tmp_path / "below" / "other.pem")
 
 
 def test_the_mode_can_be_changed_and_the_audit_names_settings_without_values(resonant, endpoint, endpoints):

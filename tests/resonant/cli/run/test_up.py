@@ -7,7 +7,7 @@ import pytest
 
 from resonant.cli.run.up import write_what_runs
 from resonant.local.parts import Part, Parts
-from resonant.local.server import Server
+from resonant.local.server import Server, free_port
 from resonant.local.stack import Stack
 from resonant.settings import load_settings
 from support.sources import declare, row
@@ -19,7 +19,7 @@ def no_server(tmp_path, monkeypatch):
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
 
 
-@pytest.mark.parametrize("option", ["--port", "--serve"])
+@pytest.mark.parametrize("option", ["--port", "--serve", "--console"])
 def test_a_port_that_is_taken_is_one_line(resonant, option):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -28,6 +28,15 @@ def test_a_port_that_is_taken_is_one_line(resonant, option):
     assert f"{option} {port + 1}" in refused
     same = resonant.refused("up", "--port", "4300", "--serve", "4300", code=2)
     assert same == "--serve 4300 is the port of the server: choose another"
+    for other in ("--port", "--serve"):
+        same = resonant.refused("up", other, "4300", "--console", "4300", code=2)
+        assert same == "--console 4300 is the port of another part: choose another"
+
+
+def test_an_empty_password_is_refused_before_anything_starts(resonant, monkeypatch):
+    monkeypatch.setenv("PREFECT_SERVER_API_AUTH_STRING", "resonant:")
+    refused = resonant.refused("up", "--port", str(free_port()), "--console", str(free_port()))
+    assert refused.startswith("PREFECT_SERVER_API_AUTH_STRING has no password")
 
 
 def test_sources_need_a_port_and_a_file_without_mistakes(resonant, tmp_path):
@@ -67,11 +76,12 @@ def test_on_a_terminal_paths_and_names_are_not_broken(tmp_path, monkeypatch, cap
     parts = Parts()
     parts.start(Part("Prefect server", log, [sys.executable, "-c", ""], {}, start_seconds=60))
     parts.end()
-    stack = Stack(Server("http://127.0.0.1:4200/api"), names, parts, False, bool)
+    stack = Stack(Server("http://127.0.0.1:4200/api"), names, parts, False, bool, "http://127.0.0.1:4201")
 
     write_what_runs(stack, "sqlite:///resonant.db", load_settings())
 
     shown = capsys.readouterr().out
+    assert "\nconsole      http://127.0.0.1:4201\n" in shown
     assert "\ndeployments  collect-dead-letters/collect-dead-letters,\n" in shown
     pages = [
         f"http://127.0.0.1:4200/artifacts/key/{key}"
