@@ -158,8 +158,10 @@ def _of_dead_letters(groups: Iterable[DeadLetterGroup]) -> Iterator[Card]:
     for each in groups:
         if each.reason != "cancelled":
             alike.setdefault((each.endpoint, each.code or each.fingerprint), []).append(each)
-    for (endpoint, code), members in alike.items():
-        first, number = members[0], sum(each.count for each in members)
+    numbers = {key: sum(each.count for each in members) for key, members in alike.items()}
+    for (endpoint, code), number in sorted(numbers.items(), key=lambda item: -item[1]):
+        members = alike[endpoint, code]
+        first = members[0]
         one, many = (
             path("dead-letters", first.fingerprint),
             f"/dead-letters?{urlencode({'endpoint': endpoint, 'code': code})}",

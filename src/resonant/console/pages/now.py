@@ -11,6 +11,7 @@ from resonant.console.urgent import Card, find_cards, states_of
 from resonant.dead_letters.triage import triage_page
 from resonant.overview import Overview, read_overview
 from resonant.store.counts.recent import read_traffic
+from resonant.store.views.dead_letters import DeadLetters
 from resonant.store.views.endpoint_status import EndpointStatus
 from resonant.store.views.selection import Selection
 
@@ -22,7 +23,7 @@ def now(connection: Connection, asked: Asked) -> Page:
     """Show what needs a person, in order of urgency, then the balance and each endpoint."""
     console = asked.console
     read = read_overview(connection, str(console.store), console.settings, now=asked.now)
-    causes = triage_page(connection, Selection(), limit=_MOST_CAUSES)
+    causes = triage_page(connection, DeadLetters.of(connection, Selection()), limit=_MOST_CAUSES)
     cards = find_cards(read, causes.groups, now=asked.now)
     found = read.found
     states = states_of(found, read.sent, found.endpoints, now=asked.now)

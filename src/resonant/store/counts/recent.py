@@ -85,10 +85,10 @@ class Attempts:
             each = struct.unpack(f"<{size}h", part.buckets), struct.unpack(f"<{size}I", part.numbers)
             for bucket, number in zip(*each, strict=True):
                 buckets[bucket] += number
-        left = share * (buckets.total() - 1)
+        left = share * buckets.total()
         for bucket, number in sorted(buckets.items()):
             left -= number
-            if left < 0:
+            if left <= 0:
                 least = min(each.least for each in self.parts if each.least is not None)
                 most = max(each.most for each in self.parts if each.most is not None)
                 return min(max(seconds_of(bucket), least), most)
