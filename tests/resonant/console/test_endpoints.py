@@ -93,8 +93,8 @@ def test_attempts_are_shown_by_hour_and_codes_link_only_lists_that_have_rows(pag
     desk = pages.desk
     desk.enqueue("e1", "e2", "e3")
     waiting, recovering, fine = desk.claim()
-    desk.fail(waiting, desk.retry_in(60), code="timeout", duration=2.0)
-    desk.fail(recovering, desk.retry_in(1), code="http_502")
+    desk.fail(waiting, desk.park_for(60), code="timeout", duration=2.0)
+    desk.fail(recovering, desk.park_for(1), code="http_502")
     desk.deliver(fine)
     desk.clock.advance(2)
     desk.deliver(*desk.claim())
