@@ -27,8 +27,9 @@ JSON = {"accept": "application/json"}
 class Pages:
     """Asks for pages, and sends their forms."""
 
-    def __init__(self, desk: Desk, http: httpx.AsyncClient) -> None:
+    def __init__(self, desk: Desk, http: httpx.AsyncClient, console: Console) -> None:
         self.desk = desk
+        self.console = console
         self.http = http
 
     def get(self, path: str, *, code: int = 200, **headers: str) -> httpx.Response:
@@ -78,7 +79,7 @@ def open_pages(
     console = Console(desk.store, settings or Settings(), Plans(), **options)
     app = app or create_app(console, Access(password, hosts=hosts))
     http = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1:4201")
-    yield Pages(desk, http)
+    yield Pages(desk, http, console)
     desk.run(http.aclose())
 
 

@@ -1,15 +1,23 @@
 """Plans: what an operator has seen before an action that cannot be undone. The action changes only what existed then."""
 
+import asyncio
 import base64
 import hmac
 import json
+import logging
 import secrets
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, NamedTuple
 
 from resonant.intake.problems import Problem
 
 SECONDS = 600.0
+_STOP_SECONDS = 5.0
+# If the store's clock advanced less than that of this process by more than this, it was set back.
+_DRIFT_SECONDS = 5.0
+
+logger = logging.getLogger(__name__)
 
 
 class Plan(NamedTuple):
@@ -18,23 +26,28 @@ class Plan(NamedTuple):
     Attributes:
         what: the action's parameters, as JSON values.
         counts: what the operator saw.
-        moment: when, in seconds since the epoch, by the store's clock.
     """
 
     what: dict[str, Any]
     counts: dict[str, Any]
-    moment: float
 
 
 class Plans:
-    """Makes plans, as opaque values that nobody else can make. They end with the process, or after ten minutes."""
+    """Makes plans, as opaque values that nobody else can make, and runs them. They end with the process, or after ten minutes.
 
-    def __init__(self) -> None:
+    Args:
+        steady: a monotonic clock, in seconds.
+    """
+
+    def __init__(self, steady: Callable[[], float] = time.monotonic) -> None:
         self._key = secrets.token_bytes()
+        self._steady = steady
+        self._running: dict[asyncio.Task[object], asyncio.Future[int]] = {}
+        self.failures: dict[int, str] = {}
 
     def make(self, action: str, what: Mapping[str, Any], counts: Mapping[str, Any], *, now: float) -> str:
         """Return the value of a plan for an action."""
-        text = json.dumps([action, what, counts, now]).encode()
+        text = json.dumps([action, what, counts, now, self._steady()]).encode()
         return base64.urlsafe_b64encode(hmac.digest(self._key, text, "sha256") + text).decode()
 
     def read(self, action: str, value: object, *, now: float) -> Plan:
@@ -50,15 +63,44 @@ class Plans:
         signature, text = raw[:32], raw[32:]
         if not hmac.compare_digest(signature, hmac.digest(self._key, text, "sha256")):
             raise Problem(422, "plan: not a plan of this console: ask for a new one with GET")
-        of, what, counts, moment = json.loads(text)
+        of, what, counts, moment, began_at = json.loads(text)
         if of != action:
             raise Problem(422, f"plan: it is for {of}, not for {action}")
-        if not moment <= now <= moment + SECONDS:
-            raise Problem(409, "the plan is older than ten minutes: ask for a new one")
-        return Plan(what, counts, moment)
+        elapsed = self._steady() - began_at
+        if not (max(0.0, elapsed - _DRIFT_SECONDS) <= now - moment <= SECONDS and elapsed <= SECONDS):
+            why = "is older than ten minutes" if now - moment > SECONDS else "was made by another clock"
+            raise Problem(409, f"the plan {why}, nothing was done: ask for a new one")
+        return Plan(what, counts)
 
+    async def start(self, operation: Callable[[Callable[[int], None]], Coroutine[Any, Any, object]]) -> int:
+        """Run an operation in the background; return the id of its row of the audit.
 
-def changed(counts: Mapping[str, Any]) -> Problem:
-    """Return the refusal of a plan whose counts have changed."""
-    now = ", ".join(f"{name} {value}" for name, value in counts.items() if value)
-    return Problem(409, f"the plan no longer holds, nothing was done; now: {now or 'nothing is selected'}")
+        Args:
+            operation: gets a function, which it calls with this id once it has written the row.
+        """
+        began: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        task = asyncio.create_task(operation(began.set_result))
+        self._running[task] = began
+        task.add_done_callback(self._end)
+        await asyncio.wait((task, began), return_when=asyncio.FIRST_COMPLETED)
+        if not began.done():
+            task.result()  # raises why it did not begin
+        return began.result()
+
+    def task(self, audit_id: int) -> asyncio.Task[object] | None:
+        """Return the operation with this row of the audit, if it runs in this process."""
+        found = (task for task, began in self._running.items() if began.done() and began.result() == audit_id)
+        return next(found, None)
+
+    async def stop(self, *tasks: asyncio.Task[object]) -> None:
+        """Stop these operations, or all; what they have done stays."""
+        if stopped := tasks or tuple(self._running):
+            for task in stopped:
+                task.cancel()
+            await asyncio.wait(stopped, timeout=_STOP_SECONDS)
+
+    def _end(self, task: asyncio.Task[object]) -> None:
+        began = self._running.pop(task)
+        if not task.cancelled() and (error := task.exception()) and began.done():
+            logger.error("the operation %d of the audit failed: %s", began.result(), error)
+            self.failures[began.result()] = str(error)

@@ -1,7 +1,7 @@
 """Cancel: give up unfinished deliveries with the reason ``cancelled``."""
 
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, func, select
@@ -50,15 +50,23 @@ def unfinished_by_type(connection: Connection, selection: Selection) -> dict[str
     return {row[0]: row[1] for row in connection.execute(query.order_by(_d.c.event_type))}
 
 
-async def cancel(store: Store, selection: Selection, *, who: str) -> int:
+async def cancel(
+    store: Store,
+    selection: Selection,
+    *,
+    who: str,
+    on_begin: Callable[[int], None] = lambda _audit_id: None,
+) -> int:
     """Cancel the selected unfinished deliveries, except those being sent now; return their number.
 
     Args:
         selection: selects the deliveries; its times are acceptance times.
+        on_begin: called with the id of the row of the audit, before the first change.
     """
     now = store.clock()
     cancelled = 0
     async with audited(store, who=who, action="cancel", selection=selection.as_dict()) as audit_id:
+        on_begin(audit_id)
         last, newest = 0, await store.read(_newest)
         while found := await store.read(_find, selection, up_to=newest, after=last):
             for start in range(0, len(found), _BATCH):

@@ -38,6 +38,7 @@ _MOST_BYTES = 4 * 1024 * 1024
 # The pause between two transactions lets waiting writers get the lock: SQLite has no queue, and a writer checks every 2 ms.
 _PAUSE_SECONDS = 0.004
 _d = schema.deliveries
+_FINAL = ([schema.is_dead_letter], [schema.is_delivered])
 
 
 def purgeable(status: Final, *, finished_before: float) -> list[ColumnElement[bool]]:
@@ -208,6 +209,7 @@ async def purge(
     archive: Path | None = None,
     dry_run: bool = False,
     on_progress: Callable[[int], None] = lambda _purged: None,
+    on_begin: Callable[[int], None] = lambda _audit_id: None,
 ) -> PurgeReport:
     """Remove final deliveries: those past their retention, or chosen ones. A delivery that is being replayed is not final.
 
@@ -219,29 +221,23 @@ async def purge(
             disk; after a crash between the two steps, it is in both.
         dry_run: only count.
         on_progress: called with the number purged so far.
+        on_begin: called with the id of the row of the audit, before the first change.
 
     Raises:
         ArchiveError: the archive cannot be written.
         StoreUnavailable: the store became unavailable; earlier removals persist and are in the audit.
     """
-    rules = await store.read(what.rules, now=now)
-    delivered_before = None
-    if isinstance(what, Retention) and what.bodies is not None:
-        delivered_before = now - what.bodies * DAY_SECONDS
-    final = await store.read(_count, [[schema.is_dead_letter], [schema.is_delivered]])
     if dry_run:
-        total = await store.read(_count, rules)
-        bodies = (
-            0
-            if delivered_before is None
-            else await store.read(count_bodies, delivered_before=delivered_before)
-        )
-        return PurgeReport(total, final - total, dry_run=True, bodies=bodies)
+        return await store.read(count_purge, what, now=now)
+    rules = await store.read(what.rules, now=now)
+    delivered_before = _delivered_before(what, now)
+    final = await store.read(_count, _FINAL)
     purged = bodies = 0
     size = _FIRST
     with nullcontext() if archive is None else new_archive(archive) as file:
         asked = what.asked() | ({"archive": str(file.path)} if file else {})
         async with audited(store, who=who, action="purge", selection=asked) as audit_id:
+            on_begin(audit_id)
             for rule in rules:
                 last = None
                 # Searched before taking the write lock, since a rule may skip many rows.
@@ -260,6 +256,20 @@ async def purge(
     await store.reclaim_space()
     used = file.path if file and purged else None
     return PurgeReport(purged, final - purged, archive=used, bodies=bodies)
+
+
+def count_purge(connection: Connection, what: Retention | Chosen, *, now: float) -> PurgeReport:
+    """Return the report of a dry run at ``now``, in seconds since the epoch."""
+    total = _count(connection, what.rules(connection, now=now))
+    before = _delivered_before(what, now)
+    bodies = 0 if before is None else count_bodies(connection, delivered_before=before)
+    return PurgeReport(total, _count(connection, _FINAL) - total, dry_run=True, bodies=bodies)
+
+
+def _delivered_before(what: Retention | Chosen, now: float) -> float | None:
+    """Return when an event's deliveries must have ended for its body to be removed; None if bodies are kept."""
+    days = what.bodies if isinstance(what, Retention) else None
+    return None if days is None else now - days * DAY_SECONDS
 
 
 async def _forget_errors(store: WorkerStore) -> None:

@@ -5,7 +5,7 @@ With ``to``, a replay sends their events to another endpoint instead: see ``redi
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Callable, Collection
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -18,13 +18,13 @@ from resonant.display import counted
 from resonant.errors import EmptySelection, EndpointError
 from resonant.events import Lease
 from resonant.store import Store, WorkerStore, schema
-from resonant.store.audit import add_to_audit
+from resonant.store.audit import add_to_audit, audited
 from resonant.store.counts.counters import Tally
 from resonant.store.counts.sketches import begin_of
 from resonant.store.engine.availability import retry_while_unavailable
 from resonant.store.engine.sql import is_any_of
 from resonant.store.queue.attempts import without_polls
-from resonant.store.queue.leases import leases_of, note_claims
+from resonant.store.queue.leases import leases_of, note_claims, release_all
 from resonant.store.queue.locked_rows import still_held
 from resonant.store.views.dead_letters import DeadLetters, Position, after_deaths, earliest, positions
 from resonant.store.views.selection import Selection
@@ -179,17 +179,18 @@ class ReplayPlan:
 
 async def plan(store: Store, request: ReplayRequest) -> ReplayPlan:
     """Count the dead letters that a replay would take, without changing anything."""
-    died_before = await store.read(after_deaths, now=store.clock())
+    return await store.read(count_replay, request, now=store.clock())
+
+
+def count_replay(connection: Connection, request: ReplayRequest, *, now: float) -> ReplayPlan:
+    """Count the dead letters that a replay would take at ``now``, in seconds since the epoch, and those that it would skip."""
+    died_before = after_deaths(connection, now=now)
     any_rounds = replace(request, max_rounds=None)
     everything = replace(any_rounds, include_permanent=True)
     requests = [everything, any_rounds, request, replace(everything, erased=True, to=None)]
-
-    def count(connection: Connection) -> list[tuple[int, int]]:
-        # Without a limit of rounds, two of them are the same, and counting takes long in a large store.
-        found = {each: _count(connection, each, died_before=died_before) for each in set(requests)}
-        return [found[each] for each in requests]
-
-    (total, _), (of_any_rounds, _), (taken, existing), (erased, _) = await store.read(count)
+    # Without a limit of rounds, two of them are the same, and counting takes long in a large store.
+    counts = {each: _count(connection, each, died_before=died_before) for each in set(requests)}
+    (total, _), (of_any_rounds, _), (taken, existing), (erased, _) = (counts[each] for each in requests)
     selected = taken if request.limit is None else min(taken, request.limit)
     return ReplayPlan(
         selected,
@@ -259,6 +260,29 @@ async def take_dead_letters(
             left -= len(replayed.leases)
         if replayed.leases:
             yield replayed.leases
+
+
+async def put_back(
+    store: WorkerStore,
+    request: ReplayRequest,
+    *,
+    who: str,
+    owner: str,
+    on_begin: Callable[[int], None] = lambda _audit_id: None,
+) -> None:
+    """Begin a new round for the requested dead letters, at the requested rate, and leave their sends to the drains.
+
+    Args:
+        owner: of the leases, which end at once; no other process has this name.
+        on_begin: called with the id of the row of the audit, before the first change.
+    """
+    async with audited(store, who=who, action="replay", selection=request.as_dict()) as audit_id:
+        on_begin(audit_id)
+        try:
+            async for _ in take_dead_letters(store, request, owner=owner, audit_id=audit_id):
+                await store.write(release_all, owner, now=store.clock())
+        finally:
+            await store.release_all(owner)
 
 
 def _take_again(tries: list["Replayed"], connection: Connection, *args: Any, **options: Any) -> "Replayed":

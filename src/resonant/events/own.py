@@ -7,6 +7,8 @@ from resonant.errors import InvalidEvent
 
 OWN_SOURCE = "/resonant"
 OWN_TYPES = "resonant."
+# Of the events with which operators test endpoints.
+TEST_TYPE, TEST_SOURCE = "resonant.test", "/resonant/endpoint-test"
 
 
 def is_own_type(event_type: str) -> bool:

@@ -22,6 +22,8 @@ AuditAction = Literal[
     "erase",
     "pause",
     "resume",
+    "stop",
+    "test",
     "acknowledge",
     "reopen",
     "subscription add",
@@ -125,10 +127,11 @@ def begin_audit(
 
 def record_change(
     connection: Connection, *, at: float, who: str, action: AuditAction, selection: Mapping[str, object]
-) -> None:
-    """Record an operation that this transaction does as a whole."""
+) -> int:
+    """Record an operation that this transaction does as a whole; return the id of its row."""
     audit_id = begin_audit(connection, at=at, who=who, action=action, selection=selection)
     end_audit(connection, audit_id, now=at)
+    return audit_id
 
 
 def add_to_audit(connection: Connection, audit_id: int | None, count: int) -> None:
@@ -189,3 +192,10 @@ def has_endpoint(connection: Connection, name: str) -> bool:
         if name in changed.get("removed", ()):
             break
     return False
+
+
+def read_entry(connection: Connection, audit_id: int) -> AuditEntry | None:
+    """Return one entry of the audit; None if there is no such entry."""
+    columns = (_t.c.at, _t.c.who, _t.c.action, _t.c.selection, _t.c["count"], _t.c.ended_at)
+    row = connection.execute(select(*columns).where(_t.c.id == audit_id)).first()
+    return None if row is None else AuditEntry(*row[:3], json.loads(row[3]), *row[4:])

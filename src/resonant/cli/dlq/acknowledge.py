@@ -15,9 +15,6 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
 
-# The triage shows each note in a line.
-_LONGEST_NOTE = 500
-
 commands = typer.Typer()
 
 
@@ -38,29 +35,20 @@ def ack(
     This also applies to new dead letters of the same cause, and to no other cause. The acknowledgement ends by itself once the
     dead letters that are in the queue now have been replayed or purged. The next failure then opens the cause again.
     """
+    from resonant.dead_letters.acknowledging import change_causes, checked_note
     from resonant.errors import ResonantError
     from resonant.store.queue.attempts import storable
-    from resonant.store.shared.acknowledgements import acknowledge, reopen
 
     if undo and note is not None:
         raise options.Misuse("--note cannot be combined with --undo")
-    if note is not None and not 0 < (length := len(note.strip())) <= _LONGEST_NOTE:
-        raise options.Misuse(f"--note has {length:,} characters: write 1 to {_LONGEST_NOTE}")
-    note = storable(note)
+    try:
+        note = checked_note(note)
+    except ResonantError as error:
+        raise options.Misuse(f"--{error}") from None
     causes = list(dict.fromkeys(storable(each) or "" for each in causes))
 
     def change(connection: Connection, who: str, now: float) -> dict[str, int]:
-        found = {}
-        for cause in causes:
-            if undo:
-                found[cause] = reopen(connection, cause, who=who, now=now)
-                why = f"the cause {cause} is not acknowledged: nothing was changed"
-            else:
-                found[cause] = acknowledge(connection, cause, who=who, note=note, now=now)
-                why = f"the queue has no dead letter of the cause {cause}: nothing was acknowledged"
-            if not found[cause]:
-                raise ResonantError(why)
-        return found
+        return change_causes(connection, causes, note=note, undo=undo, who=who, now=now)
 
     with command_store(exists=True) as store:
         for cause in causes:

@@ -27,6 +27,7 @@ from resonant.display import counted
 from resonant.endpoint_settings import NETWORK
 from resonant.errors import EndpointError, NotReady, UnknownEndpoint
 from resonant.events import Attempt, Event, Lease, rfc3339
+from resonant.events.own import TEST_SOURCE, TEST_TYPE
 from resonant.sinks.signing import new_secret, public_key, scheme_of
 
 if TYPE_CHECKING:
@@ -383,7 +384,7 @@ async def _test(name: str, settings: Settings) -> Attempt:
     if isinstance(block, DeploymentEndpoint):
         block = block.without_wait()
     destination = block.open(name)
-    event = Event(type="resonant.test", source="/resonant/endpoint-test", data={"test": True})
+    event = Event(type=TEST_TYPE, source=TEST_SOURCE, data={"test": True})
     now = time.time()
     lease = Lease(0, 0, "endpoint-test", event, name, round_started_at=now, accepted_at=now)
     try:
