@@ -190,6 +190,14 @@ def test_the_session_ends_with_log_out(page):
     expect(page.get_by_role("heading", level=1)).to_have_text("Log in")
 
 
+def test_a_command_can_be_copied(page):
+    page.goto(path("events", "/shop", "evt_059"))
+    page.get_by_text("Copy as curl").click()
+    page.get_by_role("button", name="Copy").last.click()
+    expect(page.get_by_role("button", name="Copied")).to_be_visible()
+    assert page.evaluate("navigator.clipboard.readText()").startswith("curl ")
+
+
 def test_a_page_refreshes_itself_but_not_while_somebody_works_on_it(page):
     page.clock.install()
     page.goto("/deliveries")
