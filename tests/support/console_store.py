@@ -8,12 +8,13 @@ from resonant.dead_letters.erase import Erasure, erase
 from resonant.delivery.retry import GiveUp
 from resonant.events import Event
 from resonant.gate.pausing import pause
+from resonant.routing import new_subscription
 from resonant.store.queue.gate_changes import change_and_report
 from resonant.store.shared.gates import FailingType, GateChange, read_gates
+from resonant.store.shared.subscriptions import add_subscription
 from resonant.store.views.endpoint_problems import note_problems
 from resonant.testing import FixedClock
 from support.desk import Desk, opened_desk
-from support.subscriptions import subscribe
 
 # A page that does not escape it calls `hostile`, or is wider than the window.
 HOSTILE = "<script>hostile()</script>\"'><img src=x onerror=hostile()>{{ 7 * 7 }}\u202e</table>"
@@ -40,8 +41,9 @@ class _Night:
 
     def deliver(self) -> None:
         desk = self.desk
-        subscribe(desk, "orders", "order.*")
-        subscribe(desk, LONG_NAME, HOSTILE)
+        for name, types in {"orders": "order.*", LONG_NAME: HOSTILE}.items():
+            new = new_subscription(name, {"types": [types]})
+            desk.write(add_subscription, new, who="Zoë", now=desk.clock())
         for minute in range(60):
             name = f"evt_{minute:03}"
             endpoint = "warehouse" if minute % 3 == 0 else "orders"

@@ -30,7 +30,7 @@ _MOST_FIELDS = 1_000
 _MOST_MESSAGES = 100
 _LONGEST_DETAIL = 1_000
 _STORE_SECONDS = 8.0  # the server itself would answer after 10, without a page
-_STATIC = {"console.css": "text/css", "console.js": "text/javascript"}
+_STATIC = {"console.css": "text/css", "console.js": "text/javascript", "icon.svg": "image/svg+xml"}
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; "
     "form-action 'self'; frame-ancestors 'none'; base-uri 'none'",

@@ -101,7 +101,7 @@ def test_attempts_are_shown_by_hour_and_codes_link_only_lists_that_have_rows(pag
     desk.bury("e4", code="http_503")
     shown = pages.html("/endpoints/orders")
     assert "2 delivered (up), 3 failed (down)" in shown
-    assert '<td class="n">2000.0 ms</td>' in shown
+    assert '<td class="n">2.0 s</td>' in shown
     assert 'href="/deliveries?endpoint=orders&amp;code=timeout"' in shown
     assert 'href="/dead-letters?endpoint=orders&amp;code=http_503"' in shown
     assert "1 attempt: <code>http_502</code>" in shown
