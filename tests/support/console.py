@@ -53,7 +53,11 @@ class Pages:
             if f'action="{action}"' in each
         )
         values = dict(re.findall(r'name="([^"]+)"[^>]* value="([^"]*)"', form)) | given
-        origin = {"origin": str(self.http.base_url).rstrip("/"), "accept": "text/html"}
+        origin = {
+            "origin": str(self.http.base_url).rstrip("/"),
+            "accept": "text/html",
+            "sec-fetch-site": "same-origin",
+        }
         return self.send("POST", action, code=code, data=values, headers=origin)
 
     def send(self, method: str, path: str, *, code: int | None = None, **options: Any) -> httpx.Response:

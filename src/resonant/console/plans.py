@@ -8,7 +8,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Coroutine, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from resonant.intake.problems import Problem
 
@@ -17,16 +17,12 @@ _STOP_SECONDS = 5.0
 # If the store's clock advanced less than that of this process by more than this, it was set back.
 _DRIFT_SECONDS = 5.0
 
+Operation: TypeAlias = Callable[..., Coroutine[Any, Any, object]]
 logger = logging.getLogger(__name__)
 
 
 class Plan(NamedTuple):
-    """What was planned.
-
-    Attributes:
-        what: the action's parameters, as JSON values.
-        counts: what the operator saw.
-    """
+    """The action's parameters, as JSON values, and what the operator saw."""
 
     what: dict[str, Any]
     counts: dict[str, Any]
@@ -72,14 +68,10 @@ class Plans:
             raise Problem(409, f"the plan {why}, nothing was done: ask for a new one")
         return Plan(what, counts)
 
-    async def start(self, operation: Callable[[Callable[[int], None]], Coroutine[Any, Any, object]]) -> int:
-        """Run an operation in the background; return the id of its row of the audit.
-
-        Args:
-            operation: gets a function, which it calls with this id once it has written the row.
-        """
+    async def start(self, operation: Operation) -> int:
+        """Run an operation, which calls ``on_begin`` with the id of its row of the audit; return this id once it is known."""
         began: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        task = asyncio.create_task(operation(began.set_result))
+        task = asyncio.create_task(operation(on_begin=began.set_result))
         self._running[task] = began
         task.add_done_callback(self._end)
         await asyncio.wait((task, began), return_when=asyncio.FIRST_COMPLETED)

@@ -6,28 +6,35 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from resonant.console.asked import Asked, Page
+from resonant.console.asked import Asked, Done, Page, path
+from resonant.console.plans import Operation, Plan
 from resonant.intake.problems import Problem
-from resonant.store.queue.causes import is_known
-from resonant.store.views import known_names
+from resonant.store.views.known_names import why_unknown
 from resonant.store.views.selection import Selection
-from resonant.suggestions import did_you_mean
 
-_FLAGS = {**dict.fromkeys(("", "0", "false"), False), **dict.fromkeys(("1", "true", "on"), True)}
+_FLAGS = {"": False, "0": False, "false": False, "1": True, "true": True, "on": True}
 
 
 def plan_page(
-    asked: Asked,
-    action: str,
-    what: Mapping[str, Any],
-    counts: Mapping[str, Any],
-    *,
-    number: int,
-    **shown: Any,
+    asked: Asked, action: str, what: Mapping[str, Any], counts: Mapping[str, Any], said: object, *lines: str
 ) -> Page:
-    """Return the page of a plan, which has a form unless ``number`` is 0."""
+    """Return the page of a plan, which has a form if anything is selected."""
+    number = counts["selected" if action == "replay" else "purged" if action == "purge" else "would_cancel"]
     value = asked.console.plans.make(action, what, counts, now=asked.now) if number else None
-    return Page("plan.html", {"plan": value, **counts}, {"plan": value, "number": number, **shown})
+    shown = {"action": action, "plan": value, "number": number, "said": str(said), "lines": lines}
+    return Page("plan.html", {"plan": value, **counts}, shown)
+
+
+def read_plan(asked: Asked, action: str) -> Plan:
+    """Return the plan that was posted."""
+    only(asked, "plan")
+    return asked.console.plans.read(action, asked.given.get("plan"), now=asked.now)
+
+
+async def begin(asked: Asked, operation: Operation, text: str, document: Mapping[str, Any]) -> Done:
+    """Begin an operation in the background; its page shows the progress."""
+    audit_id = await asked.console.plans.start(operation)
+    return Done(text, {"id": audit_id, **document, "dry_run": False}, path("replays", str(audit_id)))
 
 
 def changed(counts: Mapping[str, Any]) -> Problem:
@@ -37,15 +44,14 @@ def changed(counts: Mapping[str, Any]) -> Problem:
 
 
 def until(selection: Selection, end: float) -> Selection:
-    """Return the selection without what happened at ``end`` or later, in whole microseconds, which a flow's parameters keep."""
+    """Leave out what happened at ``end`` or later, in whole microseconds, which a flow's parameters keep."""
     end = math.ceil(end * 1e6) / 1e6
     return selection.model_copy(update={"until": min(end, selection.until or end)})
 
 
 def flag(asked: Asked, name: str, *, otherwise: bool = False) -> bool:
-    """Return whether a value is given as yes; the same words as of a check box, and JSON."""
-    value = str(asked.given.get(name, otherwise)).lower()
-    if value not in _FLAGS:
+    """Return whether a value is given as yes, in the words of a check box or of JSON."""
+    if (value := str(asked.given.get(name, otherwise)).lower()) not in _FLAGS:
         raise Problem(422, f"{name} {value!r} is neither 1 nor 0")
     return _FLAGS[value]
 
@@ -57,20 +63,7 @@ def only(asked: Asked, *names: str) -> None:
 
 
 def checked(connection: Connection, selection: Selection, to: str | None = None) -> Selection:
-    """Refuse a selection with unknown names, and an unknown endpoint ``to``, as the commands do.
-
-    Raises:
-        Problem: 422, with suggestions.
-    """
-    known = known_names.known_endpoints(connection)
-    for name in (selection.endpoint, to):
-        if name is not None and name not in known:
-            raise Problem(422, f"no endpoint is named {name!r}{did_you_mean(name, known)}")
-    why = selection.code and known_names.why_no_such_code(connection, selection.code)
-    if selection.cause is not None and not is_known(connection, selection.cause):
-        why = f"no dead letter has the cause {selection.cause!r}: /dead-letters lists the causes"
-    why = why or known_names.why_no_such_ids(connection, selection.ids)
-    why = why or known_names.why_not_this_source(connection, selection.ids, selection.source, option="source")
-    if why:
+    """Refuse unknown names with a suggestion (422), as the commands do; ``to`` is another endpoint."""
+    if why := why_unknown(connection, selection, to):
         raise Problem(422, why)
     return selection

@@ -11,6 +11,8 @@ from resonant.events import rfc3339
 from resonant.store import schema
 from resonant.store.counts.acceptances import read_ledgers
 from resonant.store.engine.sql import insert_into, is_any_of
+from resonant.store.queue.causes import is_known
+from resonant.store.views.selection import Selection
 from resonant.suggestions import did_you_mean, near
 
 _ledgers = schema.ledgers
@@ -46,6 +48,20 @@ def why_no_such_code(connection: Connection, code: str) -> str | None:
     known = stored if near(code, stored) else built_in | stored
     hint = ": did you mean throttled?" if code == "http_429" else did_you_mean(code, known)
     return f"no failure has the code {code!r}{hint}"
+
+
+def why_unknown(connection: Connection, selection: Selection, to: str | None = None) -> str | None:
+    """Return a message with suggestions if a selection has unknown names, or if the endpoint ``to`` is unknown."""
+    known = known_endpoints(connection)
+    for name in (selection.endpoint, to):
+        if name is not None and name not in known:
+            return f"no endpoint is named {name!r}{did_you_mean(name, known)}"
+    if selection.code and (why := why_no_such_code(connection, selection.code)):
+        return why
+    if selection.cause is not None and not is_known(connection, selection.cause):
+        return f"no dead letter has the cause {selection.cause!r}"
+    why = why_no_such_ids(connection, selection.ids)
+    return why or why_not_this_source(connection, selection.ids, selection.source, option="source")
 
 
 def why_no_such_ids(connection: Connection, ids: Collection[str]) -> str | None:
