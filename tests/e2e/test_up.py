@@ -378,6 +378,7 @@ def test_sigterm_stops_everything_and_releases_deliveries(up, up_machine, draini
     assert sum("`resonant up --auth` requires a password" in line for line in said) == 1
     assert [line.split(",")[0] for line in said if line.startswith("stopping")] == [
         "stopping: the runs",
+        "stopping: the console",
         "stopping: the Prefect worker",
         "stopping: the Prefect server",
         "stopping: the HTTP intake",

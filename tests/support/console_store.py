@@ -63,9 +63,7 @@ class _Night:
         self.bury(
             "refused", 4, "orders", "permanent", **invalid, error="the endpoint answered 400", excerpt=answer
         )
-        self.bury(
-            "hostile", 2, LONG_NAME, "permanent", **invalid, error=HOSTILE, excerpt=HOSTILE * 3
-        )
+        self.bury("hostile", 2, LONG_NAME, "permanent", **invalid, error=HOSTILE, excerpt=HOSTILE * 3)
         certificate = {"code": "client_certificate", "blame": "local", "category": "permanent"}
         expired = {"status_code": None, "error": "the client certificate expired on 2026-07-01"}
         self.bury("certificate", 3, "warehouse", "permanent", **certificate, **expired)
@@ -87,7 +85,9 @@ class _Night:
             desk.enqueue(*events, endpoint=endpoint)
         now = desk.clock()
         for lease in desk.claim(2, endpoint="billing"):
-            desk.fail(lease, desk.park_for(900.0), started_at=now, duration=30.0, status_code=None, code="timeout")
+            desk.fail(
+                lease, desk.park_for(900.0), started_at=now, duration=30.0, status_code=None, code="timeout"
+            )
         why = "5 of 5 attempts failed in 1 m: connection refused"
         self.gate("billing", state="probing", reason=why, failing_since=now, since=now, probe_at=now + 600.0)
         failing = FailingType("order.refused", now - 300.0, "http_400", now + 3600.0, now)

@@ -78,14 +78,10 @@ class _App:
             detail = f"{detail[:_LONGEST_DETAIL]}..."
         if not is_browser:
             return Problem(problem.status, detail, headers=problem.headers, limit=problem.limit).response()
-        # A browser would ask for the password in a window of its own.
-        headers = {
-            name: value for name, value in (problem.headers or {}).items() if name != "www-authenticate"
-        }
-        context = {"problem": problem, "detail": detail, "who": None}
-        return Response(
-            self._html.render(request, "error.html", context), problem.status, headers, "text/html"
-        )
+        page = self._html.render(request, "error.html", {"problem": problem, "detail": detail, "who": None})
+        answer = Response(page, problem.status, problem.headers, "text/html")
+        del answer.headers["www-authenticate"]  # a browser would ask for the password in a window of its own
+        return answer
 
     async def _answer(self, request: Request, *, is_browser: bool, as_json: bool) -> Response:
         self._access.check_origin(request)
@@ -95,14 +91,13 @@ class _App:
         found, names = _find(PAGES, parts), _find(ACTIONS, parts)
         if not (is_login or file or found or names):
             raise Problem(404, "no such page: the menu has the pages")
-        allowed = [
-            *(["GET", "HEAD"] if found or is_login or file or self._console.read_only else []),
-            *(["POST"] if is_login or (names and not self._console.read_only) else []),
-        ]
-        if request.method not in allowed:
-            why = "this console is read-only" if self._console.read_only and names else "not possible here"
-            headers = {"allow": ", ".join(allowed)}
-            raise Problem(405, f"{why}: only {headers['allow']}", headers=headers)
+        takes_post = is_login or (names and not self._console.read_only)
+        allowed = ", ".join(
+            [*(["GET", "HEAD"] if found or is_login or file else []), *(["POST"] if takes_post else [])]
+        )
+        if request.method not in allowed.split(", "):
+            why = f"this path takes only {allowed}" if allowed else "this console is read-only"
+            raise Problem(405, why, headers={"allow": allowed})
         if file:
             return Response(
                 self._static[file], media_type=_STATIC[file], headers={"Cache-Control": "max-age=300"}
@@ -117,8 +112,7 @@ class _App:
         if request.method == "POST":
             assert names is not None  # noqa: S101 - for mypy
             return await self._act(request, *names, who=who, as_json=as_json)
-        if found is None:
-            raise Problem(404, "no such page: the menu has the pages")
+        assert found is not None  # noqa: S101 - for mypy
         given = _fields(request.scope["query_string"])
         message = self._messages.get(str(given.pop("done", "")))
         asked = self._asked(found[1], given, who)

@@ -45,12 +45,10 @@ def required_password() -> str | None:
     Raises:
         ResonantError: it is empty.
     """
-    for name in (OF_SERVER, OF_CLIENT):
-        if given := os.environ.get(name):
-            if not password_of(given):
-                raise ResonantError(f"{name} has no password: set it to USER:PASSWORD, or unset it")
-            return given
-    return None
+    name = next((each for each in (OF_SERVER, OF_CLIENT) if os.environ.get(each)), None)
+    if name and not password_of(os.environ[name]):
+        raise ResonantError(f"{name} has no password: set it to USER:PASSWORD, or unset it")
+    return os.environ[name] if name else None
 
 
 def password_of(given: str) -> str:

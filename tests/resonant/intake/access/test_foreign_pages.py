@@ -12,7 +12,6 @@ from resonant.intake.serving.health import Metrics
 from support.foreign_pages import ALLOWED, FRAME, LINK, REFUSED
 from support.posting import posting
 
-
 EVENT = b'{"id": "evt_1", "type": "order.paid", "source": "/shop", "data": 1}'
 
 
