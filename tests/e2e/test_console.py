@@ -28,7 +28,12 @@ PAGES = [
     "/dead-letters/replay?endpoint=billing", "/dead-letters/purge?endpoint=warehouse", "/deliveries/cancel?endpoint=billing",
     path("events", "/shop", "down_0") + "/replay?endpoint=billing",
 ]  # fmt: skip
-REFUSED = {"/nowhere": 404, "/subscriptions?event=%7B": 422, "/deliveries?colour=red": 422, path("endpoints", HOSTILE): 404}
+REFUSED = {
+    "/nowhere": 404,
+    "/subscriptions?event=%7B": 422,
+    "/deliveries?colour=red": 422,
+    path("endpoints", HOSTILE): 404,
+}
 # Counts what hostile text does.
 TRAP = "window.ran = 0; window.hostile = () => { ran += 1; };"
 # What is wrong with a page that is shown: calls of hostile text, blocked resources, a page wider than the window, axe's findings.
@@ -68,7 +73,9 @@ def open_tab(browser, server):
     @contextmanager
     def open_tab(width=1280):
         screen = {"viewport": {"width": width, "height": 900}}
-        with tab_of(browser, base_url=server.url, permissions=["clipboard-read", "clipboard-write"], **screen) as page:
+        with tab_of(
+            browser, base_url=server.url, permissions=["clipboard-read", "clipboard-write"], **screen
+        ) as page:
             errors = []
             page.add_init_script(VIOLATIONS + TRAP)
             page.on("pageerror", lambda error: errors.append(str(error)))
@@ -117,7 +124,12 @@ def test_every_page_is_accessible_and_fits_in_both_themes_and_no_text_runs(open_
 
 
 def test_hostile_text_is_shown_whole(page):
-    for address in ("/", "/dead-letters", path("events", "/shop", "text"), path("events", "/shop", HOSTILE_ID)):
+    for address in (
+        "/",
+        "/dead-letters",
+        path("events", "/shop", "text"),
+        path("events", "/shop", HOSTILE_ID),
+    ):
         page.goto(address)
         expect(page.locator("main")).to_contain_text(HOSTILE[:20])
         expect(page.locator("main")).to_contain_text("\\u202e</table>")

@@ -128,8 +128,8 @@ def test_only_the_last_hundred_of_many_attempts_are_shown(pages):
         "INSERT INTO resonant_attempts (delivery_id, number, round, started_at, duration, result) WITH RECURSIVE n(i) AS "
         "(SELECT 2 UNION ALL SELECT i + 1 FROM n WHERE i < 1000) SELECT 1, i, 1, 1.0, 0.1, 'failed' FROM n"
     )
-    assert pages.html(page_of("e1")).count("<li><strong>") == 100
-    assert pages.html(page_of("e1") + "?attempts=all").count("<li><strong>") == 1000
+    assert pages.html(page_of("e1")).count("<strong>Attempt ") == 100
+    assert pages.html(page_of("e1") + "?attempts=all").count("<strong>Attempt ") == 1000
     pages.json(page_of("e1") + "?attempts=some", code=422)
 
 
