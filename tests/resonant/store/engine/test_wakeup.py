@@ -27,6 +27,7 @@ LONG_SYNC = 240 * wakeup._SYNC_SECONDS
 @pytest.fixture(autouse=True)
 def slow_disk(monkeypatch):
     monkeypatch.setattr(wakeup, "_SYNC_SECONDS", LONG_SYNC)
+    monkeypatch.setattr(wakeup, "_ECHO_SECONDS", PATIENCE_SECONDS)
 
 
 def event(number: int, type_: str = "order.paid") -> Event:
