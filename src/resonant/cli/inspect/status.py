@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from resonant.cli.inspect import overview
     from resonant.metrics.alerts import Key
     from resonant.settings import Settings
+    from resonant.store import Store
     from resonant.store.views.reads import StoreStatus
 
 # Unclaimed deliveries that are overdue by more than this, in seconds, need another emission.
@@ -38,6 +39,7 @@ class _Read(NamedTuple):
     is_sent: bool
     sent: set[str]
     deployments: list[str]
+    durability_problem: str | None
 
 
 class _Paused(NamedTuple):
@@ -70,7 +72,7 @@ def status(
 
         now = opened.now()
 
-        def read(connection: Connection, store: str) -> _Read:
+        def read(connection: Connection, store: Store) -> _Read:
             found = reads.status(connection, now=now, endpoint=name)
             purges = None if name else overview.read_purges(connection, settings, found, now=now)
             places = (name, ALL_ENDPOINTS)
@@ -88,15 +90,17 @@ def status(
             sent = sent_to(connection, [each.gate.endpoint for each in found.governed], now=now)
             known = known_endpoints(connection) if name is None else {name}
             deployments = sorted(each for each in known if each.startswith(options.DEPLOYMENTS))
-            return _Read(store, found, purges, raised, texts, is_sent, sent, deployments)
+            unsafe = store.durability_problem
+            return _Read(str(store), found, purges, raised, texts, is_sent, sent, deployments, unsafe)
 
-        status = opened.run(lambda store: store.read(read, str(store)))
+        status = opened.run(lambda store: store.read(read, store))
     paused = _ask_what_is_paused(settings, status.deployments)
     if not as_json:
         _write_status(status, [*overview.page_lines(settings, status.found)], paused, now=now)
         return
     document = documents.status(status.found, now=now)
     document["store"] = status.store
+    document["durability_problem"] = status.durability_problem
     document["alerts"] = documents.alerts(status.raised, status.alert_texts)
     document["deployment_warnings"] = None if paused.problem else paused.warnings
     if status.purges:
@@ -130,7 +134,7 @@ def _write_status(status: _Read, page: list[str], paused: _Paused, *, now: float
         *overview.gate_lines(found.governed, now=now, sent=status.sent),
         *overview.problem_lines(found.endpoint_problems, now=now),
         *overview.paused_lines(paused.warnings),
-        *filter(None, [paused.problem]),
+        *filter(None, [paused.problem, status.durability_problem]),
     ]
     number = counted(len(found.endpoints), "endpoint")
     elsewhere = f"{number}: --json, a taller terminal or `resonant endpoint list` shows them"

@@ -10,7 +10,9 @@ from resonant.errors import StoreLocked, StoreRefused, StoreUnavailable
 
 _ELSEWHERE = "or set RESONANT_DATABASE_URL"
 _NO_PRIVILEGE = "42501"
-_NO_PREPARED = "let PgBouncer keep prepared statements: set its max_prepared_statements to 200 (version 1.21 or newer)"
+_NO_PREPARED = (
+    "let PgBouncer keep prepared statements: set its max_prepared_statements to 200 (version 1.21 or newer)"
+)
 _CONNECTION_LOST = "the server ended the connection: run the same command again"
 # PostgreSQL's SQLSTATE (Appendix A of its manual), or a substring of SQLite's message.
 _HINTS = {
