@@ -30,9 +30,7 @@ def pgbouncer(postgresql):
         yield started
 
 
-def test_nothing_is_lost_and_everything_goes_on_when_pgbouncer_is_killed(
-    pgbouncer, postgresql_url, tmp_path
-):
+def test_nothing_is_lost_and_everything_goes_on_when_pgbouncer_is_killed(pgbouncer, postgresql_url, tmp_path):
     url = pgbouncer.url(postgresql_url)
     add_endpoints(url, "orders")
     with serving(url, tmp_path, "--no-auth") as server:

@@ -71,8 +71,9 @@ class Processes:
             lease.attempts + 1, lease.round, self.clock(), 0.01, "delivered", 200, owner=lease.owner
         )
         if decision:
-            failure = {"category": "transient", "code": "http_503", "error": "the endpoint answered 503"}
-            attempt = replace(attempt, result="failed", status_code=503, **failure)
+            attempt = replace(
+                attempt, result="failed", status_code=503, category="transient", code="http_503"
+            )
         recorded = await store.record([Outcome(lease, attempt, decision)])
         await self.balance()
         return lease.key in recorded

@@ -170,7 +170,9 @@ async def postgresql_commits(
                     await execute(select(func.pg_notify(_ECHO_CHANNEL, me)))
                     hears = await _happens(echoed, _ECHO_SECONDS)
                     if not hears:
-                        logger.info("notifications do not arrive (PgBouncer in transaction mode?): asking for commits")
+                        logger.info(
+                            "notifications do not arrive (PgBouncer in transaction mode?): asking for commits"
+                        )
                         await driver.execute("UNLISTEN *")  # the session has other clients
                     wake()  # for work committed earlier
                     seen = None

@@ -246,3 +246,15 @@ def test_the_time_is_that_of_the_store_and_not_of_the_operators_machine(resonant
     assert re.search(r"oldest due: \d+ s ago", shown)
     states = {each["event_id"]: each["state"] for each in resonant.json("deliveries")}
     assert states == {"evt_1": "due", "evt_later": "parked"}
+
+
+def test_status_names_a_server_that_may_lose_commits(resonant, on_postgresql, postgresql):
+    role = "ALTER ROLE postgres IN DATABASE test"
+    assert resonant.json("status")["durability_problem"] is None
+    postgresql.execute(f"{role} SET resonant.may_lose_data = 'off'")
+    try:
+        line = "PostgreSQL runs with fsync=off: a crash of its machine may lose or damage stored events"
+        assert resonant.json("status")["durability_problem"].startswith(line)
+        assert line in " ".join(resonant("status").out.split())
+    finally:
+        postgresql.execute(f"{role} RESET resonant.may_lose_data")

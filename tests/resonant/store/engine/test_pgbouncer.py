@@ -60,9 +60,13 @@ async def test_a_pgbouncer_that_keeps_no_prepared_statements_is_refused_with_the
 ):
     with started_pgbouncer(postgresql.folder, "max_prepared_statements = 0") as pgbouncer:
         async with opened(pgbouncer.url(postgresql_url)) as store:
-            with pytest.raises(StoreUnavailable) as failure:
+
+            async def use_several_sessions():
                 for _ in range(20):
-                    await asyncio.gather(*(store.enqueue(event(n), "orders") for n in range(8)))
+                    await asyncio.gather(*(store.enqueue(event(number), "orders") for number in range(8)))
+
+            with pytest.raises(StoreUnavailable) as failure:
+                await use_several_sessions()
     assert str(failure.value).endswith(
         ": let PgBouncer keep prepared statements: set its max_prepared_statements to 200 (version 1.21 or newer)"
     )

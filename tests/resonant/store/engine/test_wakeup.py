@@ -51,12 +51,6 @@ async def watched(url):
         yield other, woken
 
 
-async def test_storing_in_another_process_wakes(store_url):
-    async with watched(store_url) as (other, woken):
-        await other.enqueue([event(1), event(2, "order.sent")], "orders")
-        assert await woken() in (None, {"orders"})
-
-
 async def test_a_producers_own_transaction_wakes_when_it_commits(store_url):
     async with watched(store_url) as (other, woken):
         waking = asyncio.create_task(woken())
