@@ -8,7 +8,7 @@ may have new work. A commit with a notification holds a lock until it is on disk
 this lock. So a producer may do without (``enqueue(..., wake=False)``).
 
 PgBouncer in transaction mode accepts ``LISTEN``, and forwards no notification. So a dispatcher first sends a notification to
-itself. If that does not arrive, it asks the server ten times a second whether any transaction has ended.
+itself. If that does not arrive, it asks ten times a second for the endpoints with new deliveries.
 
 A dispatcher still polls: a notification may be lost.
 """
@@ -27,6 +27,8 @@ from uuid import uuid4
 
 from sqlalchemy import func, select
 
+from resonant.store import schema
+
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
     from contextlib import AbstractAsyncContextManager
@@ -42,8 +44,8 @@ logger = logging.getLogger(__name__)
 CHANNEL = "resonant_work"
 # By its own notification on this channel, a dispatcher learns that it hears those of others.
 _ECHO_CHANNEL = "resonant_echo"
-# Changes when a transaction that writes begins or ends.
-_SNAPSHOT = "SELECT pg_current_snapshot()::text"
+_NEWEST = f"SELECT coalesce(max(id), 0) FROM {schema.deliveries.name}"  # noqa: S608 - our own name
+_NEWER = f"SELECT max(id), array_agg(DISTINCT endpoint) FROM {schema.deliveries.name} WHERE id > $1"  # noqa: S608
 _ASK_SECONDS = 0.1
 # How long its own notification may take.
 _ECHO_SECONDS = 2.0
@@ -171,16 +173,18 @@ async def postgresql_commits(
                     hears = await _happens(echoed, _ECHO_SECONDS)
                     if not hears:
                         logger.info(
-                            "notifications do not arrive (PgBouncer in transaction mode?): asking for commits"
+                            "notifications do not arrive (PgBouncer in transaction mode?): asking for new work"
                         )
                         await driver.execute("UNLISTEN *")  # the session has other clients
+                        seen = await driver.fetchval(_NEWEST)
                     wake()  # for work committed earlier
-                    seen = None
                     while not driver.is_closed():
                         await _happens(woken, None if hears else _ASK_SECONDS)
-                        if not hears and (snapshot := await driver.fetchval(_SNAPSHOT)) != seen:
-                            seen = snapshot
-                            wake()
+                        newest, found = (None, ()) if hears else await driver.fetchrow(_NEWER, seen)
+                        if newest is not None:
+                            seen = newest
+                            names.update(found)
+                            woken.set()
                         if woken.is_set():
                             woken.clear()
                             named = frozenset(names)
