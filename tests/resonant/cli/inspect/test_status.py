@@ -249,12 +249,8 @@ def test_the_time_is_that_of_the_store_and_not_of_the_operators_machine(resonant
 
 
 def test_status_names_a_server_that_may_lose_commits(resonant, on_postgresql, postgresql):
-    role = "ALTER ROLE postgres IN DATABASE test"
     assert resonant.json("status")["durability_problem"] is None
-    postgresql.execute(f"{role} SET resonant.may_lose_data = 'off'")
-    try:
-        line = "PostgreSQL runs with fsync=off: a crash of its machine may lose or damage stored events"
+    line = "PostgreSQL runs with fsync=off: a crash of its machine may lose or damage stored events"
+    with postgresql.without_accepted_risk():
         assert resonant.json("status")["durability_problem"].startswith(line)
         assert line in " ".join(resonant("status").out.split())
-    finally:
-        postgresql.execute(f"{role} RESET resonant.may_lose_data")

@@ -10,10 +10,8 @@ RISK = "a crash of its machine may lose or damage stored events; set them to on"
 @pytest.fixture
 def says_so(postgresql, postgresql_url):
     """The URL of a database on a server without fsync, where no one has accepted that."""
-    of = "ALTER ROLE postgres IN DATABASE test"
-    postgresql.execute(f"{of} SET resonant.may_lose_data = 'off'")
-    yield postgresql_url
-    postgresql.execute(f"{of} RESET resonant.may_lose_data")
+    with postgresql.without_accepted_risk():
+        yield postgresql_url
 
 
 @pytest.fixture
