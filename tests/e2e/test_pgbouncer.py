@@ -30,13 +30,16 @@ def pgbouncer(postgresql):
         yield started
 
 
-def test_nothing_is_lost_and_everything_goes_on_when_pgbouncer_is_killed(pgbouncer, postgresql_url, tmp_path):
+def test_nothing_is_lost_and_everything_goes_on_when_pgbouncer_is_killed(
+    pgbouncer, postgresql, postgresql_url, tmp_path
+):
     url = pgbouncer.url(postgresql_url)
     add_endpoints(url, "orders")
-    with serving(url, tmp_path, "--no-auth") as server:
+    with postgresql.without_accepted_risk(), serving(url, tmp_path, "--no-auth") as server:
         received, balanced = asyncio.run(_story(pgbouncer, url, f"{server.url}/events?endpoint=orders"))
     assert {body["number"] for body in received} == set(range(EVENTS))
     assert balanced
+    assert server.log.read_text().count("PostgreSQL runs with fsync=off") == 1
     shown = run_in_process(["prometheus"], clean_environment() | {"RESONANT_DATABASE_URL": url}, tmp_path)
     assert f'resonant_events_accepted_total{{endpoint="orders"}} {EVENTS}' in shown.stdout
 
