@@ -34,8 +34,9 @@ def test_nothing_is_lost_and_everything_goes_on_when_pgbouncer_is_killed(
     pgbouncer, postgresql, postgresql_url, tmp_path
 ):
     url = pgbouncer.url(postgresql_url)
-    add_endpoints(url, "orders")
-    with postgresql.without_accepted_risk(), serving(url, tmp_path, "--no-auth") as server:
+    with postgresql.without_accepted_risk():  # before PgBouncer opens its first session
+        add_endpoints(url, "orders")
+    with serving(url, tmp_path, "--no-auth") as server:
         received, balanced = asyncio.run(_story(pgbouncer, url, f"{server.url}/events?endpoint=orders"))
     assert {body["number"] for body in received} == set(range(EVENTS))
     assert balanced
