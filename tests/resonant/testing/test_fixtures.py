@@ -67,7 +67,7 @@ def test_a_store_is_opened_twice(resonant_store, number):
 def test_the_example_in_the_documentation_passes_and_a_broken_script_fails_its_test(tmp_path, monkeypatch):
     """Each test has its own store."""
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
-    [example] = re.findall(r"```python\n(.*?)```", (PROJECT / "docs/testing.md").read_text(), re.DOTALL)
+    example, *_ = re.findall(r"```python\n(.*?)```", (PROJECT / "docs/testing.md").read_text(), re.DOTALL)
     (tmp_path / "test_example.py").write_text(example)
     (tmp_path / "test_own.py").write_text(OWN)
     done = subprocess.run(PYTEST, cwd=tmp_path, capture_output=True, text=True, check=False)
