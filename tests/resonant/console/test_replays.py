@@ -194,6 +194,21 @@ def test_a_replay_puts_dead_letters_back_for_the_drains(pages, desk):
     assert [lease.round for lease in desk.claim()] == [2, 2]
 
 
+def test_a_drain_may_send_what_a_replay_has_put_back_while_it_goes_on(pages, desk, monkeypatch):
+    monkeypatch.setattr("resonant.dead_letters.replay._UNPACED_BATCH", 1)
+    fill(desk, "replay", "evt_1", "evt_2")
+    write_leases, free = desk.store.write_leases, []
+
+    async def look_and_write(*args, **options):
+        claimed = await desk.store.claim("orders", owner="drain", limit=9)
+        free.extend(lease.event.id for lease in claimed)
+        return await write_leases(*args, **options)
+
+    monkeypatch.setattr(desk.store, "write_leases", look_and_write)
+    act(pages, "replay", planned(pages, "replay"))
+    assert free == ["evt_1"], "before the second is taken"
+
+
 def test_two_replays_at_once_take_each_dead_letter_once(pages, desk, monkeypatch):
     monkeypatch.setattr("resonant.dead_letters.replay._UNPACED_BATCH", 3)
     fill(desk, "replay", *(f"evt_{number}" for number in range(20)))
