@@ -16,6 +16,7 @@ from xdist.scheduler import LoadFileScheduling
 from support import durations, failures, programs
 from support.durations import unit_of
 from support.examples import FUZZ_EXAMPLES, examples
+from support.pgbouncer import started_pgbouncer
 from support.postgresql import started_postgresql
 from support.prefect_database import share_prefect_database
 from support.sqlite import Disk, is_locked, listening
@@ -101,6 +102,7 @@ def postgresql():
     with started_postgresql() as server:
         server.execute("ALTER SYSTEM SET fsync = off")  # test data need not survive a crash of the machine
         server.execute("SELECT pg_reload_conf()")
+        server.execute("ALTER ROLE postgres SET resonant.may_lose_data = 'on'")  # no warning of it
         yield server
 
 
@@ -162,3 +164,16 @@ def prefect_api(tmp_path_factory):
     with running_server(tmp_path_factory.mktemp("prefect"), ui=True, **variables) as (api_url, _):
         yield api_url
         forget_server(api_url)
+
+
+@pytest.fixture(scope="session")
+def pgbouncer(postgresql):
+    """PgBouncer in transaction mode, in front of the PostgreSQL server of the session."""
+    with started_pgbouncer(postgresql.folder) as started:
+        yield started
+
+
+@pytest.fixture
+def pgbouncer_url(pgbouncer, postgresql):
+    """The URL of an empty PostgreSQL database behind PgBouncer."""
+    return pgbouncer.url(postgresql.empty_database())

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from resonant.output import Document
     from resonant.settings import Settings
+    from resonant.store import Store
     from resonant.store.views.reads import StoreStatus
 
 
@@ -35,6 +36,7 @@ class Overview(NamedTuple):
         alert_texts: their current numbers.
         sent: the endpoints to which a live run sends.
         known: the names of all endpoints, or the one.
+        unsafe: why the database may lose commits; None if it keeps them.
     """
 
     store: str
@@ -44,12 +46,14 @@ class Overview(NamedTuple):
     alert_texts: dict[Key, str]
     sent: set[str]
     known: Collection[str]
+    unsafe: str | None
 
     def document(self, deployment_warnings: Mapping[str, Sequence[str]] | None, *, now: float) -> Document:
         """Return the document of ``resonant status --json``; the warnings are None if Prefect cannot be asked."""
         return {
             **documents.status(self.found, now=now),
             "store": self.store,
+            "durability_problem": self.unsafe,
             "alerts": documents.alerts(self.raised, self.alert_texts),
             "deployment_warnings": deployment_warnings,
             **({"retention": documents.retention(*self.purges)} if self.purges else {}),
@@ -57,12 +61,12 @@ class Overview(NamedTuple):
 
 
 def read_overview(
-    connection: Connection, store: str, settings: Settings, *, now: float, endpoint: str | None = None
+    connection: Connection, store: Store, settings: Settings, *, now: float, endpoint: str | None = None
 ) -> Overview:
     """Read the status of a store, or of one endpoint.
 
     Args:
-        store: its URL, without the password.
+        store: the open store.
         settings: provide the retention, and the limits of alerts.
     """
     found = reads.status(connection, now=now, endpoint=endpoint)
@@ -73,7 +77,7 @@ def read_overview(
     texts = describe(connection, raised, settings, now=now) if raised else {}
     known = known_endpoints(connection) if endpoint is None else {endpoint}
     sent = sent_to(connection, {*known, *(each.name for each in found.endpoints)}, now=now)
-    return Overview(store, found, purges, raised, texts, sent, known)
+    return Overview(str(store), found, purges, raised, texts, sent, known, store.durability_problem)
 
 
 class Purges(NamedTuple):

@@ -96,6 +96,16 @@ class PostgreSQLServer:
             yield connection
 
     @contextmanager
+    def without_accepted_risk(self) -> Iterator[None]:
+        """Let Resonant warn during the block that the server may lose commits, in the shared database ``test``."""
+        role = "ALTER ROLE postgres IN DATABASE test"
+        self.execute(f"{role} SET resonant.may_lose_data = 'off'")
+        try:
+            yield
+        finally:
+            self.execute(f"{role} RESET resonant.may_lose_data")
+
+    @contextmanager
     def stopped(self) -> Iterator[None]:
         """Stop the server during the block, as an administrator would: every session ends."""
         self._server.stop()

@@ -22,6 +22,7 @@ PROGRAMS: dict[str, tuple[tuple[str, ...], str]] = {
     "nginx": (("nginx",), "apt-get install nginx-light"),
     "node": (("node", "nodejs"), "apt-get install nodejs"),
     "openssl": (("openssl",), "apt-get install openssl"),
+    "pgbouncer": (("pgbouncer",), "apt-get install pgbouncer"),
     "prometheus": (("prometheus",), "apt-get install prometheus"),
     "prometheus-node-exporter": (
         ("prometheus-node-exporter", "node_exporter"),

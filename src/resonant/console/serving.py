@@ -18,4 +18,8 @@ async def run(
     console: Console, access: Access, listener: socket.socket, *, on_start: Callable[[], None]
 ) -> None:
     """Serve the console until a signal; ``on_start`` is called when it accepts connections."""
-    await serve(create_app(console, access), listener, limits=_LIMITS, meters=Meters(), on_start=on_start)
+    try:
+        app = create_app(console, access)
+        await serve(app, listener, limits=_LIMITS, meters=Meters(), on_start=on_start)
+    finally:
+        await console.plans.stop()

@@ -69,6 +69,8 @@ def find_cards(read: Overview, groups: Iterable[DeadLetterGroup], *, now: float)
     found, left = read.found, {each.fingerprint: each for each in groups if not each.acknowledged}
     of = {each.name: each for each in found.endpoints}
     cards: list[Card] = []
+    if read.unsafe:
+        cards.append(Card("warn", "The database may lose commits", read.unsafe, _OURS))
     if not found.balanced:
         why = f"{found.accepted:,} were accepted, and the other counts are not as many in all"
         cards.append(

@@ -274,6 +274,8 @@ class Dispatcher:
         yield partial(fold_regularly, self.store)
         yield partial(report.repeat, self._running)
         if self._running.end is not None:
+            if self.store.durability_problem:
+                logger.warning("%s", self.store.durability_problem)
             yield partial(wake_on_commits, self.store, wake)
 
     async def _wait_for_others(self, fetcher: Fetcher, take_over: TakeOver, own: Tracker | None) -> bool:

@@ -192,10 +192,3 @@ def has_endpoint(connection: Connection, name: str) -> bool:
         if name in changed.get("removed", ()):
             break
     return False
-
-
-def read_entry(connection: Connection, audit_id: int) -> AuditEntry | None:
-    """Return one entry of the audit; None if there is no such entry."""
-    columns = (_t.c.at, _t.c.who, _t.c.action, _t.c.selection, _t.c["count"], _t.c.ended_at)
-    row = connection.execute(select(*columns).where(_t.c.id == audit_id)).first()
-    return None if row is None else AuditEntry(*row[:3], json.loads(row[3]), *row[4:])

@@ -10,6 +10,7 @@ from sqlalchemy import Connection
 from resonant.events import Clock, DeadLetter, Event
 from resonant.store.engine.clock import StoreClock, steady_clock
 from resonant.store.engine.database import Database, Transaction, open_database
+from resonant.store.engine.durability import durability_problem
 from resonant.store.engine.sqlite import SQLite
 from resonant.store.queue.enqueue import EnqueueResult, enqueue
 from resonant.store.views import reads
@@ -29,7 +30,10 @@ class Store:
     Attributes:
         clock: the store's clock, in seconds since the epoch: PostgreSQL's, or on SQLite the host's. All processes share it.
         steady: a monotonic clock of this process, in seconds.
+        durability_problem: why a crash of the database's machine may lose stored events, on one line; None if it may not.
     """
+
+    durability_problem: str | None = None
 
     def __init__(
         self,
@@ -71,7 +75,7 @@ class Store:
             database, clock=clock, process_clock=process_clock, steady=steady, lease_seconds=lease_seconds
         )
         try:
-            await store.read(_compare_clocks)
+            store.durability_problem = await store.read(durability_problem)  # also compares the clocks
         except BaseException:
             await store.close()
             raise
@@ -173,10 +177,6 @@ class Store:
             UnknownName: several sources have an event with this id, and ``source`` is None.
         """
         return await self.read(reads.detail, event_id, source)
-
-
-def _compare_clocks(_connection: Connection) -> None:
-    """Do nothing: each transaction compares the clocks if the last comparison is old."""
 
 
 @asynccontextmanager

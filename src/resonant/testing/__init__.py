@@ -23,6 +23,8 @@ Certificates need ``pip install 'resonant[testing]'``.
 
 ``enqueued(connection)`` returns the events that your code has enqueued.
 
+``await store_conformance(url)`` checks that a database keeps the contract of the store.
+
 For a seeded random generator, use ``random.Random(7)``.
 """
 
@@ -68,6 +70,7 @@ from resonant.testing.listeners import full_accept_queue, nobody_listening
 from resonant.testing.outbox import Enqueued, enqueued
 from resonant.testing.receiver import ConnectionScript, Receiver
 from resonant.testing.scripts import FAULTS, Script, always_ok, bad_day, eight_ways, flaky, named_fault
+from resonant.testing.store_conformance import store_conformance
 
 __all__ = [
     "FAULTS",
@@ -121,6 +124,7 @@ __all__ = [
     "retry_after_date",
     "slow_body",
     "slow_headers",
+    "store_conformance",
     "surplus_body",
     "truncated_body",
 ]

@@ -1,7 +1,5 @@
 """A replay takes the requested dead letters, oldest first; the simulation checks the new round of each."""
 
-import asyncio
-
 import pytest
 
 from resonant.dead_letters.replay import ReplayRequest, plan
@@ -180,17 +178,3 @@ def test_a_dead_letter_that_dies_again_is_not_taken_again(desk):
     assert entry.ended_at is not None
     assert len(batches) == 2
     assert {dead_letter.replays for dead_letter in desk.run(desk.store.dead_letters())} == {1}
-
-
-def test_two_replays_at_once_never_take_the_same_dead_letter(open_desk, store_url):
-    desk, other = open_desk(store_url), open_desk(store_url)
-    desk.bury(*(f"evt_{number}" for number in range(70)))
-    desk.clock.advance(1)
-    request = ReplayRequest(**EVERYTHING)
-
-    async def both():
-        return await asyncio.gather(take(desk, request), take(other, request))
-
-    one, two = desk.run(both())
-    assert len(one) + len(two) == 70
-    assert len({*one, *two}) == 70

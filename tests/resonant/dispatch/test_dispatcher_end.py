@@ -93,6 +93,15 @@ class TestTheEnd:
         await ran(tmp_path, orders=succeed, limits=Limits(run_for=3))
         assert now() == pytest.approx(began_at + 3, abs=0.3)
 
+    @pytest.mark.parametrize(("limits", "number"), [(Limits(), 0), (Limits(run_for=3), 1)])
+    async def test_a_drain_warns_once_of_a_database_that_may_lose_commits(
+        self, tmp_path, caplog, limits, number
+    ):
+        async with scene(tmp_path, orders=succeed, due=1, limits=limits) as worker:
+            worker.store.durability_problem = "fsync is off"
+            await worker.run()
+        assert caplog.messages.count("fsync is off") == number
+
     @pytest.mark.parametrize(
         ("policy", "retry_after", "run_for"),
         [(RetryPolicy(base=29.0, jitter="none"), None, 25), (RetryPolicy.classic(), "3600", 60)],

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from resonant.overview import Overview
     from resonant.settings import Settings
+    from resonant.store import Store
     from resonant.store.views.reads import StoreStatus
 
 # Unclaimed deliveries that are overdue by more than this, in seconds, need another emission.
@@ -52,11 +53,11 @@ def status(
         name_checks.check_filters(opened, name)
         settings, now = opened.settings, opened.now()
 
-        def read(connection: Connection, store: str) -> tuple[Overview, bool]:
+        def read(connection: Connection, store: Store) -> tuple[Overview, bool]:
             is_sent = is_sending(connection, now=now, endpoint=name)
             return read_overview(connection, store, settings, now=now, endpoint=name), is_sent
 
-        status, is_sent = opened.run(lambda store: store.read(read, str(store)))
+        status, is_sent = opened.run(lambda store: store.read(read, store))
     deployments = sorted(each for each in status.known if each.startswith(options.DEPLOYMENTS))
     paused = _ask_what_is_paused(settings, deployments)
     if as_json:
@@ -93,7 +94,7 @@ def _write_status(status: Overview, page: list[str], paused: _Paused, *, now: fl
         *overview.gate_lines(found.governed, now=now, sent=status.sent),
         *overview.problem_lines(found.endpoint_problems, now=now),
         *overview.paused_lines(paused.warnings),
-        *filter(None, [paused.problem]),
+        *filter(None, [paused.problem, status.unsafe]),
     ]
     number = counted(len(found.endpoints), "endpoint")
     elsewhere = f"{number}: --json, a taller terminal or `resonant endpoint list` shows them"

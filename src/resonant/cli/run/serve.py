@@ -136,6 +136,8 @@ async def _serve(
             f"no token exists, so nobody could use the server on {host}: `resonant token create NAME` makes one; "
             "--no-auth accepts events from everyone who can connect"
         )
+    if store.durability_problem:
+        logger.warning("%s", store.durability_problem)
     limits, meters = IntakeLimits(event_bytes=settings.max_event_bytes, token_bytes=token_bytes), Meters()
     access = OpenAccess() if no_auth else TokenAccess(store, bytes_rate=limits.token_bytes)
     # With --no-auth, the whole application refuses foreign pages.

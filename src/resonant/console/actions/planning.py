@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 from resonant.console.asked import Asked, Done, Page, path
 from resonant.console.plans import Operation, Plan
 from resonant.intake.problems import Problem
-from resonant.store.views.known_names import why_unknown
+from resonant.store.views.known_names import why_no_such_ids, why_not_this_source, why_unknown
 from resonant.store.views.selection import Selection
 
 _FLAGS = {"": False, "0": False, "false": False, "1": True, "true": True, "on": True}
@@ -64,6 +64,7 @@ def only(asked: Asked, *names: str) -> None:
 
 def checked(connection: Connection, selection: Selection, to: str | None = None) -> Selection:
     """Refuse unknown names with a suggestion (422), as the commands do; ``to`` is another endpoint."""
-    if why := why_unknown(connection, selection, to):
+    why = why_unknown(connection, selection, to) or why_no_such_ids(connection, selection.ids)
+    if why := why or why_not_this_source(connection, selection.ids, selection.source, option="source"):
         raise Problem(422, why)
     return selection

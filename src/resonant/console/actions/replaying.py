@@ -24,7 +24,7 @@ from resonant.display import counted, some
 from resonant.errors import ServerError
 from resonant.intake.problems import Problem
 from resonant.local.deployment_run import start_run
-from resonant.store.audit import AuditEntry, read_entry, record_change
+from resonant.store.audit import AuditEntry, read_audit, record_change
 from resonant.store.shared.gates import read_gates
 from resonant.store.views.dead_letters import after_deaths
 from resonant.store.views.selection import Selection
@@ -128,10 +128,10 @@ replay_event = replay
 
 def progress(connection: Connection, asked: Asked) -> Page:
     """Show how far a replay, a purge or a cancellation is."""
-    entry, audit_id = _entry(connection, asked)
+    entry = _entry(connection, asked)
     plans, run, ui = asked.console.plans, entry.selection.get("flow_run"), asked.console.find_ui()
-    running, failure = plans.task(audit_id) is not None, plans.failures.get(audit_id)
-    document = {"id": audit_id, **documents.audit_entry(entry), "running": running, "failure": failure}
+    running, failure = plans.task(entry.id) is not None, plans.failures.get(entry.id)
+    document = {"id": entry.id, **documents.audit_entry(entry), "running": running, "failure": failure}
     link = f"{ui.rstrip('/')}/runs/flow-run/{run}" if ui and run else None
     return Page("replay.html", document, {"entry": entry, "run": run, "link": link})
 
@@ -140,21 +140,21 @@ async def cancel(asked: Asked) -> Done:
     """Stop an operation; what it has done stays, and what is left stays as it was."""
     only(asked)
     store, plans = asked.console.store, asked.console.plans
-    entry, audit_id = await store.read(_entry, asked)
-    if (task := plans.task(audit_id)) is None:
+    entry = await store.read(_entry, asked)
+    if (task := plans.task(entry.id)) is None:
         raise Problem(
-            409, f"{entry.action} {audit_id} does not run in this console: cancel its flow run, if any"
+            409, f"{entry.action} {entry.id} does not run in this console: cancel its flow run, if any"
         )
-    selection = {"action": entry.action, "id": audit_id}
+    selection = {"action": entry.action, "id": entry.id}
     await store.write(record_change, at=asked.now, who=asked.who, action="stop", selection=selection)
     await plans.stop(task)
-    return Done(f"{entry.action} stopped", selection, path("replays", str(audit_id)))
+    return Done(f"{entry.action} stopped", selection, path("replays", str(entry.id)))
 
 
-def _entry(connection: Connection, asked: Asked) -> tuple[AuditEntry, int]:
+def _entry(connection: Connection, asked: Asked) -> AuditEntry:
     [text] = asked.names
     audit_id = int(text) if text.isascii() and text.isdigit() and len(text) < 19 else 0  # noqa: PLR2004
-    entry = read_entry(connection, audit_id)
-    if entry is None or entry.action not in ("replay", "purge", "cancel"):
+    found = read_audit(connection, limit=1, before=audit_id + 1)
+    if not found or found[0].id != audit_id or found[0].action not in ("replay", "purge", "cancel"):
         raise Problem(404, f"no replay has the id {text!r}: /audit lists them")
-    return entry, audit_id
+    return found[0]

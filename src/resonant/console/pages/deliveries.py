@@ -11,11 +11,10 @@ from resonant.console.asked import Asked, Page
 from resonant.delivery.wording import shortened, why
 from resonant.events import Status
 from resonant.intake.problems import Problem
-from resonant.store.queue.causes import is_known
 from resonant.store.shared.gates import read_holds
 from resonant.store.views import search
 from resonant.store.views.dead_letters import Position
-from resonant.store.views.known_names import known_endpoints, why_no_such_code
+from resonant.store.views.known_names import why_unknown
 from resonant.store.views.reads import dead_letters_at, delivered_at
 from resonant.store.views.selection import Selection
 from resonant.store.views.unfinished import waiting_at
@@ -88,14 +87,8 @@ def checked(connection: Connection, selection: Selection) -> Selection:
     Raises:
         Problem: 422, with suggestions.
     """
-    if (name := selection.endpoint) is not None and name not in (known := known_endpoints(connection)):
-        raise Problem(422, f"no endpoint is named {name!r}{did_you_mean(name, known)}")
-    if selection.code is not None and (unknown := why_no_such_code(connection, selection.code)):
-        raise Problem(422, unknown)
-    if selection.cause is not None and not is_known(connection, selection.cause):
-        raise Problem(
-            422, f"no dead letter has the cause {selection.cause!r}: /dead-letters lists the causes"
-        )
+    if why := why_unknown(connection, selection):
+        raise Problem(422, why)
     return selection
 
 

@@ -22,7 +22,7 @@ _RANK = ("bad", "warn", "ok")
 def now(connection: Connection, asked: Asked) -> Page:
     """Show what needs a person, in order of urgency, then the balance and each endpoint."""
     console = asked.console
-    read = read_overview(connection, str(console.store), console.settings, now=asked.now)
+    read = read_overview(connection, console.store, console.settings, now=asked.now)
     causes = triage_page(connection, DeadLetters.of(connection, Selection()), limit=_MOST_CAUSES)
     cards = find_cards(read, causes.groups, now=asked.now)
     found = read.found

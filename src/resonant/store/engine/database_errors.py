@@ -10,11 +10,16 @@ from resonant.errors import StoreLocked, StoreRefused, StoreUnavailable
 
 _ELSEWHERE = "or set RESONANT_DATABASE_URL"
 _NO_PRIVILEGE = "42501"
+_NO_PREPARED = (
+    "let PgBouncer keep prepared statements: set its max_prepared_statements to 200 (version 1.21 or newer)"
+)
 _CONNECTION_LOST = "the server ended the connection: run the same command again"
 # PostgreSQL's SQLSTATE (Appendix A of its manual), or a substring of SQLite's message.
 _HINTS = {
     "08003": _CONNECTION_LOST,
     "25P03": _CONNECTION_LOST,  # idle-in-transaction timeout
+    "26000": _NO_PREPARED,
+    "42P05": _NO_PREPARED,
     "28P01": "the server refuses this user or password",
     "28000": "the server refuses this user or password",
     "3D000": f"the server has no such database: create it, {_ELSEWHERE}",

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable
     from contextlib import AbstractAsyncContextManager
 
-    from sqlalchemy import Connection
+    from sqlalchemy import Connection, Executable
     from sqlalchemy.engine import URL
     from sqlalchemy.ext.asyncio import AsyncConnection
     from sqlalchemy.pool import ConnectionPoolEntry, PoolResetState
@@ -163,7 +163,11 @@ class PostgreSQL:
 
     def commits(self) -> AsyncGenerator[frozenset[str] | None]:
         """Yield after commits with a notification; see ``Database``."""
-        return postgresql_commits(lambda: self._connected("SELECT 1"))
+
+        async def execute(statement: Executable) -> None:
+            await self.write(lambda connection: connection.execute(statement))
+
+        return postgresql_commits(lambda: self._connected("SELECT 1"), execute)
 
     async def reclaim_space(self) -> None:
         """Do nothing: autovacuum makes the space of removed rows available for new ones; see ``Database``."""

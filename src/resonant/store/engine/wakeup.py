@@ -7,7 +7,10 @@ On PostgreSQL, it listens. Processes that store work send notifications, which n
 may have new work. A commit with a notification holds a lock until it is on disk, and only one commit in the whole server can hold
 this lock. So a producer may do without (``enqueue(..., wake=False)``).
 
-A dispatcher still polls: a notification may be lost, for example behind PgBouncer in transaction mode.
+PgBouncer in transaction mode accepts ``LISTEN``, and forwards no notification. So a dispatcher first sends a notification to
+itself. If that does not arrive, it asks ten times a second for the endpoints with new deliveries.
+
+A dispatcher still polls: a notification may be lost.
 """
 
 from __future__ import annotations
@@ -20,22 +23,32 @@ import sys
 from contextlib import ExitStack, closing, suppress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
+from uuid import uuid4
 
 from sqlalchemy import func, select
 
+from resonant.store import schema
+
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable
+    from collections.abc import AsyncGenerator, Awaitable, Callable
     from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
     from asyncinotify import Inotify
-    from sqlalchemy import ColumnElement, Connection
+    from sqlalchemy import ColumnElement, Connection, Executable
     from sqlalchemy.ext.asyncio import AsyncConnection
     from sqlalchemy.sql.functions import Function
 
 logger = logging.getLogger(__name__)
 
 CHANNEL = "resonant_work"
+# By its own notification on this channel, a dispatcher learns that it hears those of others.
+_ECHO_CHANNEL = "resonant_echo"
+_NEWEST = f"SELECT coalesce(max(id), 0) FROM {schema.deliveries.name}"  # noqa: S608 - our own name
+_NEWER = f"SELECT max(id), array_agg(DISTINCT endpoint) FROM {schema.deliveries.name} WHERE id > $1"  # noqa: S608
+_ASK_SECONDS = 0.1
+# How long its own notification may take.
+_ECHO_SECONDS = 2.0
 # The longest and the shortest interval between two checks for the commit after a write to the log.
 _CHECK_SECONDS, _SHORTEST_CHECK_SECONDS = 0.01, 0.001
 # How long to expect a commit after a write to the log; a slower one is found by the poll.
@@ -124,21 +137,28 @@ def _watched(path: str) -> Inotify:
 
 async def postgresql_commits(
     connect: Callable[[], AbstractAsyncContextManager[AsyncConnection]],
+    execute: Callable[[Executable], Awaitable[object]],
 ) -> AsyncGenerator[frozenset[str] | None]:
     """Yield soon after announced transactions have been committed; reconnect if the connection breaks.
 
     Args:
         connect: checks out a connection, outside of a transaction; it is closed at the end.
+        execute: runs a statement on another connection, and commits.
 
     Yields:
         The endpoints with new work; None if unknown.
     """
-    woken = asyncio.Event()
+    woken, echoed = asyncio.Event(), asyncio.Event()
     names: set[str] = set()
+    me = uuid4().hex
 
     def wake(endpoint: str = "") -> None:
         names.add(endpoint)
         woken.set()
+
+    def hear(sender: str) -> None:
+        if sender == me:
+            echoed.set()
 
     while True:
         with suppress(Exception):  # drivers fail in many ways, and the next transaction reports it
@@ -147,16 +167,40 @@ async def postgresql_commits(
                 try:
                     driver.add_termination_listener(lambda _connection: wake())
                     await driver.add_listener(CHANNEL, lambda _connection, _pid, _channel, name: wake(name))
+                    await driver.add_listener(_ECHO_CHANNEL, lambda *received: hear(received[-1]))
+                    echoed.clear()
+                    await execute(select(func.pg_notify(_ECHO_CHANNEL, me)))
+                    hears = await _happens(echoed, _ECHO_SECONDS)
+                    if not hears:
+                        logger.info(
+                            "notifications do not arrive (PgBouncer in transaction mode?): asking for new work"
+                        )
+                        await driver.execute("UNLISTEN *")  # the session has other clients
+                        seen = await driver.fetchval(_NEWEST)
                     wake()  # for work committed earlier
                     while not driver.is_closed():
-                        await woken.wait()
-                        woken.clear()
-                        named = frozenset(names)
-                        names.clear()
-                        yield None if "" in named else named
+                        await _happens(woken, None if hears else _ASK_SECONDS)
+                        newest, found = (None, ()) if hears else await driver.fetchrow(_NEWER, seen)
+                        if newest is not None:
+                            seen = newest
+                            names.update(found)
+                            woken.set()
+                        if woken.is_set():
+                            woken.clear()
+                            named = frozenset(names)
+                            names.clear()
+                            yield None if "" in named else named
                 finally:
                     await connection.invalidate()  # the pool must not reuse a connection with listeners
         await asyncio.sleep(_CONNECT_AGAIN_SECONDS)
+
+
+async def _happens(event: asyncio.Event, seconds: float | None) -> bool:
+    """Wait for an event for this many seconds, or without end; return whether it happened."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    return event.is_set()
 
 
 def _opened(path: Path) -> sqlite3.Connection:

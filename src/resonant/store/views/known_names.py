@@ -51,7 +51,7 @@ def why_no_such_code(connection: Connection, code: str) -> str | None:
 
 
 def why_unknown(connection: Connection, selection: Selection, to: str | None = None) -> str | None:
-    """Return a message with suggestions if a selection has unknown names, or if the endpoint ``to`` is unknown."""
+    """Return a message with suggestions if a selection has an unknown endpoint, code or cause, or if the endpoint ``to`` is unknown."""
     known = known_endpoints(connection)
     for name in (selection.endpoint, to):
         if name is not None and name not in known:
@@ -59,9 +59,8 @@ def why_unknown(connection: Connection, selection: Selection, to: str | None = N
     if selection.code and (why := why_no_such_code(connection, selection.code)):
         return why
     if selection.cause is not None and not is_known(connection, selection.cause):
-        return f"no dead letter has the cause {selection.cause!r}"
-    why = why_no_such_ids(connection, selection.ids)
-    return why or why_not_this_source(connection, selection.ids, selection.source, option="source")
+        return f"no dead letter has the cause {selection.cause!r}: /dead-letters lists the causes"
+    return None
 
 
 def why_no_such_ids(connection: Connection, ids: Collection[str]) -> str | None:

@@ -246,3 +246,11 @@ def test_the_time_is_that_of_the_store_and_not_of_the_operators_machine(resonant
     assert re.search(r"oldest due: \d+ s ago", shown)
     states = {each["event_id"]: each["state"] for each in resonant.json("deliveries")}
     assert states == {"evt_1": "due", "evt_later": "parked"}
+
+
+def test_status_names_a_server_that_may_lose_commits(resonant, on_postgresql, postgresql):
+    assert resonant.json("status")["durability_problem"] is None
+    line = "PostgreSQL runs with fsync=off: a crash of its machine may lose or damage stored events"
+    with postgresql.without_accepted_risk():
+        assert resonant.json("status")["durability_problem"].startswith(line)
+        assert line in " ".join(resonant("status").out.split())

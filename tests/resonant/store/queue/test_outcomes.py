@@ -101,17 +101,6 @@ def test_an_outcome_that_is_recorded_again_while_the_process_waits_counts_once(d
     assert len(desk.history("evt_1")) == desk.row("evt_1")["round_attempts"] == desk.counted("attempt") == 1
 
 
-def test_a_process_cannot_use_an_old_lease_after_it_has_claimed_the_delivery_again(desk):
-    desk.enqueue("evt_1")
-    old = desk.claim_one()
-    desk.clock.advance(61)
-    desk.rescue()
-    new = desk.claim_one()
-    assert old.owner == new.owner
-    assert desk.begin(old) == desk.record(desk.delivered(old)) == set()
-    assert desk.deliver(new) == {new.key}
-
-
 def test_an_attempts_every_field_is_kept(desk):
     desk.enqueue("evt_1")
     lease = desk.claim_one()

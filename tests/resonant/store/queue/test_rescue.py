@@ -94,21 +94,6 @@ class TestWatch:
         desk.begin(desk.claim_one(owner="other"))
         return watch
 
-    def test_live_owners_have_time_to_renew(self, desk, watch):
-        assert desk.rescue(watch) == 0
-        assert len(desk.run(desk.store.renew("other"))) == 1
-        for _ in range(5):
-            desk.clock.advance(10)
-            assert desk.rescue(watch) == 0
-        assert desk.row("evt_1")["crashes"] == 0
-
-    def test_leases_that_are_not_renewed_then_are_rescued(self, desk, watch):
-        for _ in range(3):
-            assert desk.rescue(watch) == 0
-            desk.clock.advance(10)
-        assert desk.rescue(watch) == 1
-        assert desk.row("evt_1")["crashes"] == 1
-
     def test_the_leases_of_owners_that_have_ended_are_taken_at_once(self, desk, watch):
         assert desk.rescue(watch) == 0
         assert desk.rescue_from("other") == 1

@@ -71,15 +71,6 @@ def test_a_gate_keeps_the_twenty_types_that_were_tried_last_for_an_hour():
     assert gate.failing_at(100 + 3_600) == {}
 
 
-def test_one_of_two_changes_of_the_same_gate_is_written(desk):
-    first = GateChange(NORMAL, PROBING)
-    second = GateChange(first.result, replace(first.result, state="paced"))
-    third = GateChange(first.result, replace(first.result, state="paused"))
-    changes = (first, first, second, third)
-    assert [desk.write(change_gate, each) for each in changes] == [True, False, True, False]
-    assert desk.read(read_gate, "orders").state == "paced"
-
-
 def test_a_change_is_refused_if_another_process_has_delivered_meanwhile(desk):
     desk.enqueue("evt_1", "evt_2")
     desk.enqueue("evt_3", endpoint="billing")
