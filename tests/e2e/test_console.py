@@ -184,9 +184,10 @@ def test_acknowledge_a_cause(page):
     expect(page.locator("main")).to_contain_text("Acknowledged by Zoë")
 
 
-def test_replay_purge_and_cancel_after_a_look_at_their_plans(page):
+def test_replay_purge_and_cancel_after_a_look_at_their_plans(page, axe):
     open_cause(page, "billing")
     act(page, "Replay", "5 ")
+    assert problems(page, axe) == []
     open_cause(page, "warehouse")
     act(page, "Purge", "3 ")
     page.goto("/deliveries?endpoint=crm")
