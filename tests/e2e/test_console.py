@@ -137,6 +137,15 @@ def test_hostile_text_is_shown_whole(page):
     assert page.locator("main :is(script, img, b)").count() == 0
 
 
+def test_an_event_says_that_its_body_was_erased_or_removed(page, axe):
+    page.goto("/deliveries?status=delivered&endpoint=archive")
+    page.locator("td a", has_text="erased").first.click()
+    expect(page.locator("main")).to_contain_text("erased")
+    assert problems(page, axe) == []
+    page.goto(path("events", "/shop", "evt_000"))
+    expect(page.locator("main")).to_contain_text("removed")
+
+
 def test_the_keyboard_alone_reaches_pause_and_submits_it(page):
     page.goto("/endpoints/archive")
     page.keyboard.press("Tab")
@@ -184,9 +193,10 @@ def test_acknowledge_a_cause(page):
     expect(page.locator("main")).to_contain_text("Acknowledged by Zoë")
 
 
-def test_replay_purge_and_cancel_after_a_look_at_their_plans(page):
+def test_replay_purge_and_cancel_after_a_look_at_their_plans(page, axe):
     open_cause(page, "billing")
     act(page, "Replay", "5 ")
+    assert problems(page, axe) == []
     open_cause(page, "warehouse")
     act(page, "Purge", "3 ")
     page.goto("/deliveries?endpoint=crm")
