@@ -55,6 +55,14 @@ def about(event_id=ID, **fields):
     )
 
 
+class Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+def kill(_number):
+    raise Killed
+
+
 def run(desk, what=None, **options):
     return desk.run(erase(desk.store, what or Erasure(ids=(ID,)), who="Zoë", **{"patience": 0.0, **options}))
 
@@ -393,13 +401,6 @@ def test_causes_keep_the_errors_of_other_dead_letters(desk):
 
 def test_an_erasure_that_was_killed_after_a_transaction_is_finished_by_the_next_one(desk):
     desk.bury(*(about(f"jm-{number:04}") for number in range(110)))
-
-    class Killed(BaseException):
-        pass
-
-    def kill(_number):
-        raise Killed
-
     with pytest.raises(Killed):
         run(desk, Erasure(subject=SECRET), on_progress=kill)
     assert desk.run(plan_erasure(desk.store, Erasure(subject=SECRET))).events == 10
@@ -407,8 +408,28 @@ def test_an_erasure_that_was_killed_after_a_transaction_is_finished_by_the_next_
     assert left(desk) == set()
 
 
+def test_events_stored_while_an_erasure_runs_stay_and_those_before_all_go(desk, monkeypatch):
+    monkeypatch.setattr("resonant.dead_letters.walking.SEARCHED", 20)
+    desk.bury(*(about(f"jm-{number:04}") for number in range(70)))
+    started = asyncio.Event()
+
+    async def both():
+        what = Erasure(subject=SECRET)
+        erasing = create_task(
+            erase(desk.store, what, who="Zoë", patience=0, on_progress=lambda _: started.set())
+        )
+        await started.wait()
+        again = await desk.store.enqueue([about("jm-0000"), about("jm-new")], "orders")
+        return again, await erasing
+
+    again, report = desk.run(both())
+    assert (report.events, again.erased, again.accepted) == (70, 1, 1)
+    assert desk.run(plan_erasure(desk.store, Erasure(subject=SECRET))).events == 1
+    assert desk.status().balanced
+
+
 def test_two_erasures_at_once_erase_each_event_once(open_desk, store_url, monkeypatch):
-    monkeypatch.setattr("resonant.dead_letters.walking._FIRST", 20)
+    monkeypatch.setattr("resonant.dead_letters.walking.SEARCHED", 20)
     desk, other = open_desk(store_url), open_desk(store_url)
     desk.bury(*(about(f"jm-{number:04}") for number in range(70)))
 
@@ -523,13 +544,19 @@ def test_a_forged_own_event_of_an_older_producer_does_not_stop_an_erasure(desk, 
     assert run(desk, Erasure(ids=(ID,))).events == 1
 
 
-def test_a_report_about_a_purged_delivery_is_erased_with_its_event_that_has_another_one(desk):
+def test_a_report_about_a_purged_delivery_is_erased_after_its_event_even_if_the_command_was_killed_between(
+    desk,
+):
     subscribe(desk, "ops", "resonant.delivery.dead")
     bury(desk, about())
     desk.enqueue(about(), endpoint="audit")
     desk.deliver(*desk.claim(endpoint="ops"), *desk.claim(endpoint="audit"))
     assert desk.purge(Chosen(Selection())) == 1
-    assert run(desk, Erasure(subject=SECRET)).events == 2
+    assert desk.run(plan_erasure(desk.store, Erasure(subject=SECRET))).events == 2
+    with pytest.raises(Killed):
+        run(desk, Erasure(subject=SECRET), on_progress=kill)
+    assert ID in left(desk), "the event is erased, and the report is not"
+    assert run(desk, Erasure(subject=SECRET)).events == 1
     assert left(desk) == set()
 
 
