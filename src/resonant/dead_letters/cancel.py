@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, func, select
 
+from resonant.dead_letters.walking import Batches
 from resonant.store import Store, schema
 from resonant.store.audit import add_to_audit, audited
 from resonant.store.counts.counters import Tally, count_retries
@@ -15,7 +16,6 @@ from resonant.store.queue.causes import Cause, cause_ids
 from resonant.store.queue.locked_rows import change_all, given_up
 from resonant.store.views.selection import Selection
 
-_BATCH = 500
 # Each search for unfinished deliveries sorts them all, so a cancellation makes few searches.
 _MOST_FOUND = 100_000
 _d = schema.deliveries
@@ -64,22 +64,21 @@ async def cancel(
         on_begin: called with the id of the row of the audit, before the first change.
     """
     now = store.clock()
-    cancelled = 0
+    cancelled, batches = 0, Batches(store)
     async with audited(store, who=who, action="cancel", selection=selection.as_dict()) as audit_id:
         on_begin(audit_id)
         last, newest = 0, await store.read(_newest)
         while found := await store.read(_find, selection, up_to=newest, after=last):
-            for start in range(0, len(found), _BATCH):
-                ids = found[start : start + _BATCH]
-                cancelled += await store.write(cancel_batch, selection, ids, now=now, audit_id=audit_id)
+            async for number in batches.write(cancel_batch, found, selection, now=now, audit_id=audit_id):
+                cancelled += number
             last = found[-1]
     return cancelled
 
 
 def cancel_batch(
     connection: Connection,
-    selection: Selection,
     delivery_ids: Collection[int],
+    selection: Selection,
     *,
     now: float,
     audit_id: int | None = None,

@@ -7,11 +7,14 @@ import json
 import re
 from collections import defaultdict
 from dataclasses import asdict, dataclass, replace
+from functools import partial
+from operator import add
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import bindparam, func, or_, select, update
 
 from resonant.dead_letters.cancel import cancel_batch
+from resonant.dead_letters.walking import Batches, KeyRange, each_range
 from resonant.display import counted
 from resonant.errors import UnknownName
 from resonant.events import OWN_SOURCE, EventKey, rfc3339
@@ -23,18 +26,18 @@ from resonant.store.queue.causes import ERASED, Cause, cause_ids, forget_errors
 from resonant.store.queue.locked_rows import change_all
 from resonant.store.queue.own_events import ReportOfPurged, keys_of_dead_letters, reports_of_purged
 from resonant.store.queue.rescue import ExpiryWatch
-from resonant.store.shared.erased import erased_id, erasure_key, keyed_digest, make_erasure_key
+from resonant.store.shared.erased import erased_id, erasure_key, find_erased, keyed_digest, make_erasure_key
 from resonant.store.shared.processes import has_ended
 from resonant.store.views.known_names import why_no_such_ids
 from resonant.store.views.selection import Selection
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator
+    from collections.abc import AsyncIterator, Callable, Collection, Iterable
 
     from sqlalchemy import ColumnElement, Connection
 
     from resonant.settings import Settings
-    from resonant.store import WorkerStore
+    from resonant.store import Store, WorkerStore
 
 _BATCH = 500
 _LOOK_AGAIN_SECONDS = 0.25
@@ -144,22 +147,32 @@ def out_of_reach(report: ErasureReport, settings: Settings) -> list[OutOfReach]:
     ]
 
 
-def plan_erasure(connection: Connection, what: Erasure) -> ErasurePlan:
+async def plan_erasure(
+    store: Store, what: Erasure, *, on_progress: Callable[[int], None] = lambda _events: None
+) -> ErasurePlan:
     """Count what would be erased now.
+
+    Args:
+        store: open.
+        what: the events.
+        on_progress: called with the number of events found so far.
 
     Raises:
         UnknownName: no event has one of the ids, or had it before an erasure.
     """
-    _check_ids(connection, what)
-    reports = [report.key for report in _each_report(connection, what)]
-    counts = [0, 0, 0, 0]
-    for conditions in (what.conditions(), [is_any_of(_e.c.key, reports)]):
-        events = select(func.count()).select_from(_e).where(*conditions)
-        query = select(func.count(), func.count(_d.c.available_at), func.coalesce(func.sum(_sending()), 0))
-        query = query.join_from(_e, _d, _d.c.event_key == _e.c.key).where(*conditions)
-        found = (connection.execute(events).scalar_one(), *connection.execute(query).one())
-        counts = [count + more for count, more in zip(counts, found, strict=True)]
-    return ErasurePlan(*counts)
+    await _check_ids(store, what)
+    plan = ErasurePlan(0, 0, 0, 0)
+    async for keys in _each_page(store, what):
+        found = await store.read(_count_deliveries, keys)
+        plan = ErasurePlan(*map(add, plan, (len(keys), *found)))
+        on_progress(plan.events)
+    return plan
+
+
+def _count_deliveries(connection: Connection, keys: list[int]) -> Iterable[int]:
+    is_sending = func.coalesce(_d.c.sending.cast(_d.c.attempts.type), 0)
+    query = select(func.count(), func.count(_d.c.available_at), func.coalesce(func.sum(is_sending), 0))
+    return connection.execute(query.where(is_any_of(_d.c.event_key, keys))).one()
 
 
 async def erase(
@@ -171,7 +184,7 @@ async def erase(
     has_ended: Callable[[str], bool] = has_ended,
     on_progress: Callable[[int], None] = lambda _erased: None,
 ) -> ErasureReport:
-    """Erase events, in transactions of 500. Unfinished deliveries are cancelled first. Call it again after a crash.
+    """Erase events, in short transactions. Unfinished deliveries are cancelled first. Call it again after a crash.
 
     Args:
         store: open.
@@ -186,23 +199,17 @@ async def erase(
         UnknownName: no event has one of the ids, or had it before an erasure.
         StoreUnavailable: the store became unavailable; what was erased stays erased.
     """
-    await store.read(_check_ids, what)
+    await _check_ids(store, what)
     key = await store.write(make_erasure_key)
-    asked = _for_audit(what, key)
-    report, runs = ErasureReport(), dict[str, None]()
-    async with audited(store, who=who, action="erase", selection=asked) as audit_id:
-        newest = await store.read(_newest)
-        # First, since reports have no subject: a filter by subject needs the events of the purged deliveries.
-        reports = [keys async for keys in _pages(store, _find_reports, what, after="", until=newest)]
-        loop = asyncio.get_running_loop()
-        watch = ExpiryWatch(store.lease_seconds, loop.time)
-        until = loop.time() + (0.75 * store.lease_seconds if patience is None else patience)
-        while True:
+    report, runs, batches = ErasureReport(), dict[str, None](), Batches(store)
+    async with audited(store, who=who, action="erase", selection=_for_audit(what, key)) as audit_id:
+
+        async def erase_page(keys: list[int]) -> int:
+            nonlocal report
             busy = 0
-            async for found in _each_page(store, what, reports, until=newest):
-                done = await store.write(erase_batch, found, key=key, now=store.clock(), audit_id=audit_id)
+            async for done in batches.write(erase_batch, keys, key=key, now=store.clock(), audit_id=audit_id):
                 busy += done.being_sent
-                runs |= dict.fromkeys(done.runs)
+                runs.update(dict.fromkeys(done.runs))
                 report = replace(
                     report,
                     events=report.events + done.events,
@@ -210,15 +217,21 @@ async def erase(
                     cancelled=report.cancelled + done.cancelled,
                 )
                 on_progress(report.events)
-            if not busy or loop.time() >= until:
-                break
+            return busy
+
+        loop = asyncio.get_running_loop()
+        watch = ExpiryWatch(store.lease_seconds, loop.time)
+        until = loop.time() + (0.75 * store.lease_seconds if patience is None else patience)
+        left = [(keys, busy) async for keys in _each_page(store, what) if (busy := await erase_page(keys))]
+        while left and loop.time() < until:
             await asyncio.sleep(_LOOK_AGAIN_SECONDS)
             # No worker may be there to take over from killed ones.
             await store.rescue_ended(has_ended)
             await store.rescue(watch)
+            left = [(keys, busy) for keys, _ in left if (busy := await erase_page(keys))]
     await store.database.reclaim_space()
     kept = await store.database.forget_removed()
-    return replace(report, being_sent=busy, runs=tuple(runs), kept=kept)
+    return replace(report, being_sent=sum(busy for _, busy in left), runs=tuple(runs), kept=kept)
 
 
 def erase_batch(
@@ -247,7 +260,7 @@ def erase_batch(
     events = {each: row for each, row in events.items() if each not in busy}
     deliveries = [row for row in deliveries if row.event_key in events]
     ids = [row.id for row in deliveries]
-    cancelled = cancel_batch(connection, Selection(), ids, now=now)
+    cancelled = cancel_batch(connection, ids, Selection(), now=now)
     owners = select(_a.c.owner).where(is_any_of(_a.c.delivery_id, ids), _a.c.owner.is_not(None)).distinct()
     runs = connection.execute(owners).scalars().all()
     _erase_events(connection, events.values(), key)
@@ -275,90 +288,85 @@ def _for_audit(what: Erasure, key: bytes) -> dict[str, object]:
     return {"by": list(given), "hmac": keyed_digest(key, given)}
 
 
-def _check_ids(connection: Connection, what: Erasure) -> None:
-    query = select(_e.c.id).where(is_any_of(_e.c.id, what.ids))
-    missing = set(what.ids).difference(connection.execute(query).scalars())
-    if not missing or was_erased(connection, what):
+async def _check_ids(store: Store, what: Erasure) -> None:
+    missing = await store.read(_missing, what.ids)
+    if not missing or await store.read(was_erased, what):
         return
-    missing -= {report.event.id for report in _each_report(connection, replace(what, ids=tuple(missing)))}
-    if missing and (key := erasure_key(connection)) is not None:
+    async for found in _each_report(store, replace(what, ids=tuple(missing))):
+        missing -= {report.event.id for report in found}
+    if missing and (key := await store.read(erasure_key)) is not None:
         # The sources of erased events are those that the store knows.
-        sources = (
-            [what.source] if what.source else connection.execute(select(_e.c.source).distinct()).scalars()
-        )
-        erased = {erased_id(key, EventKey(source, each)): each for source in sources for each in missing}
-        found = connection.execute(select(_e.c.id).where(is_any_of(_e.c.id, list(erased)))).scalars()
-        missing -= {erased[each] for each in found}
-    if why := why_no_such_ids(connection, missing):
+        sources = {what.source} if what.source else set[str]()
+        if not sources:
+            async for found_sources in each_range(store, _sources):
+                sources |= found_sources
+        missing -= await store.read(_erased_ids, key, sources, missing)
+    if why := await store.read(why_no_such_ids, missing):
         raise UnknownName(why)
 
 
-async def _each_page(
-    store: WorkerStore, what: Erasure, reports: list[list[int]], *, until: int
-) -> AsyncIterator[list[int]]:
-    """Yield the keys of the events to erase, after those of these reports."""
-    for found in reports:
-        yield found
-    async for found in _pages(store, _find, what, after=0, until=until):
-        yield found
+def _missing(connection: Connection, ids: Collection[str]) -> set[str]:
+    return set(ids).difference(connection.execute(select(_e.c.id).where(is_any_of(_e.c.id, ids))).scalars())
 
 
-async def _pages(
-    store: WorkerStore, find: Callable[..., Any], what: Erasure, *, after: int | str, until: int
-) -> AsyncIterator[list[int]]:
-    last: int | str | None = after
+def _sources(connection: Connection, keys: KeyRange) -> set[str]:
+    return set(connection.execute(select(_e.c.source).where(keys.has(_e.c.key)).distinct()).scalars())
+
+
+def _erased_ids(connection: Connection, key: bytes, sources: set[str], ids: set[str]) -> set[str]:
+    erased = {erased_id(key, EventKey(source, each)): each for source in sources for each in ids}
+    found = connection.execute(select(_e.c.id).where(is_any_of(_e.c.id, list(erased)))).scalars()
+    return {erased[each] for each in found}
+
+
+async def _each_page(store: Store, what: Erasure) -> AsyncIterator[list[int]]:
+    """Yield the keys of the events to erase, then those of Resonant's own events about their purged deliveries."""
+    if what.ids:
+        for start in range(0, len(what.ids), _BATCH):
+            some = replace(what, ids=what.ids[start : start + _BATCH])
+            yield await store.read(partial(_find, some))
+    else:
+        async for found in each_range(store, partial(_find, what)):
+            if found:
+                yield found
+    # Last, so that those of a purge that runs meanwhile are found too.
+    async for reports in _each_report(store, what):
+        yield [report.key for report in reports]
+
+
+def _find(what: Erasure, connection: Connection, keys: KeyRange | None = None) -> list[int]:
+    within = [] if keys is None else [keys.has(_e.c.key)]
+    return list(connection.execute(select(_e.c.key).where(*what.conditions(), *within)).scalars())
+
+
+async def _each_report(store: Store, what: Erasure) -> AsyncIterator[list[ReportOfPurged]]:
+    last: str | None = ""
     while last is not None:
-        last, found = await store.read(find, what, after=last, until=until)
+        last, found = await store.read(_find_reports, what, after=last)
         if found:
             yield found
 
 
-def _newest(connection: Connection) -> int:
-    return connection.execute(select(func.max(_e.c.key))).scalar() or 0
-
-
-def _find(connection: Connection, what: Erasure, *, after: int, until: int) -> tuple[int | None, list[int]]:
-    query = select(_e.c.key).where(*what.conditions(), _e.c.key > after, _e.c.key <= until)
-    found = list(connection.execute(query.order_by(_e.c.key).limit(_BATCH)).scalars())
-    return (found[-1] if found else None), found
-
-
 def _find_reports(
-    connection: Connection, what: Erasure, *, after: str, until: int
-) -> tuple[str | None, list[int]]:
-    """Find Resonant's own events about purged deliveries of these events."""
-    last, found = _look_for_reports(connection, what, after=after, until=until)
-    return last, [report.key for report in found]
-
-
-def _look_for_reports(
-    connection: Connection, what: Erasure, *, after: str, until: int
+    connection: Connection, what: Erasure, *, after: str
 ) -> tuple[str | None, list[ReportOfPurged]]:
+    """Find Resonant's own events about purged deliveries of these events."""
     ids, is_type = frozenset(what.ids), any_glob((what.event_type or "*",))
 
     def is_wanted(event: EventKey, event_type: str) -> bool:
         return (not ids or event.id in ids) and what.source in (None, event.source) and is_type(event_type)
 
-    last, found = reports_of_purged(connection, is_wanted, after=after, until=until, limit=_BATCH)
+    last, found = reports_of_purged(connection, is_wanted, after=after, limit=_BATCH)
     if what.subject is not None and found:
-        # Reports have no subject, so only those about stored events are found.
-        is_theirs = is_any_of(_e.c.id, {report.event.id for report in found})
+        # Reports have no subject, so only those about stored events are found. Of an erased event, all have to go.
+        about = {report.event for report in found}
+        is_theirs = is_any_of(_e.c.id, {event.id for event in about})
         rows = connection.execute(select(_e.c.source, _e.c.id).where(*what.conditions(), is_theirs))
         events = {EventKey(*row) for row in rows}
+        if erasure_key(connection) is not None:
+            events |= find_erased(connection, about)
         found = [report for report in found if report.event in events]
     return last, found
-
-
-def _each_report(connection: Connection, what: Erasure) -> Iterator[ReportOfPurged]:
-    last: str | None = ""
-    newest = _newest(connection)
-    while last is not None:
-        last, found = _look_for_reports(connection, what, after=last, until=newest)
-        yield from found
-
-
-def _sending() -> ColumnElement[int]:
-    return func.coalesce(_d.c.sending.cast(schema.deliveries.c.attempts.type), 0)
 
 
 def _lock_events(

@@ -1,7 +1,6 @@
 """Purge: remove deliveries past their retention, irreversibly, in short transactions, after syncing an archive."""
 
 import asyncio
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -13,9 +12,10 @@ from sqlalchemy import ColumnElement, Connection, delete, func, select
 
 from resonant.dead_letters.archive import Archive, new_archive, read_documents
 from resonant.dead_letters.bodies import count_bodies, remove_bodies
+from resonant.dead_letters.walking import PAUSE_SECONDS, SEARCHED, Batches
 from resonant.display import counted
 from resonant.errors import ArchiveError, StoreError
-from resonant.events import Clock, Reason, rfc3339
+from resonant.events import Reason, rfc3339
 from resonant.files import make_private_folder
 from resonant.settings import Settings
 from resonant.store import Store, WorkerStore, schema
@@ -24,19 +24,13 @@ from resonant.store.counts.acceptances import add_to_ledger
 from resonant.store.counts.counters import Tally
 from resonant.store.engine.sql import SharedClock, is_any_of
 from resonant.store.queue.causes import end_acknowledgements, find_unused, forget_unused_errors
-from resonant.store.views.dead_letters import DeadLetters, Position, earliest
+from resonant.store.views.dead_letters import DeadLetters, Position, find_earliest
 from resonant.store.views.selection import Selection
 
 Final = Literal["dead_letter", "delivered"]
 DAY_SECONDS = 86_400.0
-# The target duration of a transaction, in seconds, and the bounds of its size. They limit how long others wait for the write
-# lock; larger batches would need more memory and save no time.
-_TRANSACTION_SECONDS = 0.06
-_FEWEST, _FIRST, _MOST = 50, 100, 5_000
 _CAUSES = 200
 _MOST_BYTES = 4 * 1024 * 1024
-# The pause between two transactions lets waiting writers get the lock: SQLite has no queue, and a writer checks every 2 ms.
-_PAUSE_SECONDS = 0.004
 _d = schema.deliveries
 _FINAL = ([schema.is_dead_letter], [schema.is_delivered])
 
@@ -77,7 +71,7 @@ class Retention:
         )
 
     def rules(self, _connection: Connection, *, now: float) -> list[list[ColumnElement[bool]]]:
-        """Return the conditions of each rule for purgeable deliveries; no delivery meets two rules."""
+        """Return the conditions of each rule, first those of ``purgeable``; no delivery meets two rules."""
 
         def ended(status: Final, days: float) -> list[ColumnElement[bool]]:
             return purgeable(status, finished_before=now - days * DAY_SECONDS)
@@ -227,29 +221,30 @@ async def purge(
         ArchiveError: the archive cannot be written.
         StoreUnavailable: the store became unavailable; earlier removals persist and are in the audit.
     """
-    if dry_run:
-        return await store.read(count_purge, what, now=now)
-    rules = await store.read(what.rules, now=now)
     delivered_before = _delivered_before(what, now)
+    if dry_run:
+        report = await store.read(count_purge, what, now=now)
+        if delivered_before is None:
+            return report
+        return replace(report, bodies=await count_bodies(store, delivered_before=delivered_before))
+    rules = await store.read(what.rules, now=now)
     final = await store.read(_count, _FINAL)
     purged = bodies = 0
-    size = _FIRST
+    batches = Batches(store)
     with nullcontext() if archive is None else new_archive(archive) as file:
         asked = what.asked() | ({"archive": str(file.path)} if file else {})
         async with audited(store, who=who, action="purge", selection=asked) as audit_id:
             on_begin(audit_id)
             for rule in rules:
-                last = None
                 # Searched before taking the write lock, since a rule may skip many rows.
-                while found := await store.read(find_oldest, rule, limit=size, after=last):
-                    last = found[-1]
-                    count, seconds = await store.write(
-                        purge_batch, found, rule, archive=file, now=now, audit_id=audit_id, clock=store.steady
-                    )
-                    size = next_size(size, seconds)
-                    purged += count
-                    on_progress(purged)
-                    await asyncio.sleep(_PAUSE_SECONDS)
+                last, there_is_more = None, True
+                while there_is_more:
+                    found, last = await store.read(find_oldest, rule, limit=batches.size, after=last)
+                    there_is_more = last is not None
+                    batch = batches.write(purge_batch, found, rule, archive=file, now=now, audit_id=audit_id)
+                    async for count in batch:
+                        purged += count
+                        on_progress(purged)
             await _forget_errors(store)
             if delivered_before is not None:
                 bodies = await remove_bodies(store, delivered_before=delivered_before)
@@ -259,11 +254,9 @@ async def purge(
 
 
 def count_purge(connection: Connection, what: Retention | Chosen, *, now: float) -> PurgeReport:
-    """Return the report of a dry run at ``now``, in seconds since the epoch."""
+    """Return the report of a dry run at ``now``, in seconds since the epoch, without bodies."""
     total = _count(connection, what.rules(connection, now=now))
-    before = _delivered_before(what, now)
-    bodies = 0 if before is None else count_bodies(connection, delivered_before=before)
-    return PurgeReport(total, _count(connection, _FINAL) - total, dry_run=True, bodies=bodies)
+    return PurgeReport(total, _count(connection, _FINAL) - total, dry_run=True)
 
 
 def _delivered_before(what: Retention | Chosen, now: float) -> float | None:
@@ -278,36 +271,37 @@ async def _forget_errors(store: WorkerStore) -> None:
     while causes := await store.read(find_unused, after=last, limit=_CAUSES):
         last = causes[-1]
         await store.write(forget_unused_errors, causes)
-        await asyncio.sleep(_PAUSE_SECONDS)
+        await asyncio.sleep(PAUSE_SECONDS)
     await store.write(end_acknowledgements)
-
-
-def next_size(size: int, seconds: float) -> int:
-    """Return the size of the next transaction, given the duration of one of this size: it grows slowly and shrinks at once."""
-    aimed = int(size * _TRANSACTION_SECONDS / max(seconds, 1e-6))
-    return max(_FEWEST, min(aimed, 2 * size, _MOST))
 
 
 def find_oldest(
     connection: Connection, rule: Sequence[ColumnElement[bool]], *, limit: int, after: Position | None = None
-) -> list[Position]:
-    """Find final deliveries, earliest ended first, without locks; return at least one if any exist.
+) -> tuple[list[Position], Position | None]:
+    """Find final deliveries, earliest ended first, without locks.
 
     Args:
-        rule: selects the deliveries.
-        limit: the maximum number; fewer are returned if their events are large.
+        rule: selects the deliveries; the first two conditions are those of ``purgeable``.
+        limit: the maximum number; fewer are returned if their events are large, or after a search of many rows.
         after: continue after this one.
+
+    Returns:
+        The deliveries, and where to continue; None at the end.
     """
-    query = earliest(rule, limit=limit, after=after).add_columns(func.length(schema.events.c.body))
-    query = query.join(schema.events, schema.events.c.key == _d.c.event_key)
-    found: list[Position] = []
+    is_status, is_before, *others = rule
+    positions, last = find_earliest(
+        connection, is_status, is_before, others, searched=SEARCHED, limit=limit, after=after
+    )
+    query = select(_d.c.id, func.length(schema.events.c.body))
+    query = query.join_from(_d, schema.events, schema.events.c.key == _d.c.event_key)
+    of_found = is_any_of(_d.c.id, [each.id for each in positions])
+    sizes = {id_: size for id_, size in connection.execute(query.where(of_found))}  # noqa: C416
     total = 0
-    for finished_at, delivery_id, size in connection.execute(query):
-        total += size
-        if found and total > _MOST_BYTES:
-            break
-        found.append(Position(finished_at, delivery_id))
-    return found
+    for number, each in enumerate(positions):
+        total += sizes.get(each.id, 0)
+        if number and total > _MOST_BYTES:
+            return positions[:number], positions[number - 1]
+    return positions, last
 
 
 def purge_batch(
@@ -318,21 +312,15 @@ def purge_batch(
     archive: Archive | None = None,
     now: float,
     audit_id: int | None = None,
-    clock: Clock = time.perf_counter,
-) -> tuple[int, float]:
-    """Archive and remove those of these deliveries that the rule still selects; return their number.
-
-    Returns:
-        The number purged, and the seconds since the write lock was acquired: the duration excludes that wait.
-    """
-    began = clock()
+) -> int:
+    """Archive and remove those of these deliveries that the rule still selects; return their number."""
     ids = _lock(connection, picked, rule)
     if ids:
         if archive is not None:
             archive.append(read_documents(connection, ids))
         _remove(connection, ids, now=now)
         add_to_audit(connection, audit_id, len(ids))
-    return len(ids), clock() - began
+    return len(ids)
 
 
 def _lock(

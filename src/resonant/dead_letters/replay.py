@@ -14,6 +14,7 @@ from sqlalchemy import ColumnElement, Connection, case, func, select, update
 
 from resonant.dead_letters.redirect import is_new_to, send_elsewhere
 from resonant.dead_letters.slow_start import SlowStart
+from resonant.dead_letters.walking import SEARCHED
 from resonant.display import counted
 from resonant.errors import EmptySelection, EndpointError
 from resonant.events import Lease
@@ -26,7 +27,14 @@ from resonant.store.engine.sql import is_any_of
 from resonant.store.queue.attempts import without_polls
 from resonant.store.queue.leases import leases_of, note_claims, release_all
 from resonant.store.queue.locked_rows import still_held
-from resonant.store.views.dead_letters import DeadLetters, Position, after_deaths, earliest, positions
+from resonant.store.views.dead_letters import (
+    DeadLetters,
+    Position,
+    after_deaths,
+    earliest,
+    find_earliest,
+    positions,
+)
 from resonant.store.views.selection import Selection
 
 _UNPACED_BATCH = 100
@@ -230,7 +238,7 @@ async def take_dead_letters(
     start = loop.time()
     rate = None if request.rate is None else SlowStart(request.rate)
     left = request.limit
-    last = None
+    last, took_any = None, False
     while left is None or left > 0:
         wanted = _UNPACED_BATCH if rate is None else rate.take(loop.time() - start)
         if rate is not None and not wanted:
@@ -238,28 +246,62 @@ async def take_dead_letters(
             continue
         # If the clock was set back, what was taken may die again before `died_before`.
         was_set_back = was_set_back or store.clock() < died_before
+        found, last = await _search(
+            store,
+            request,
+            died_before=died_before,
+            besides=taken if was_set_back else (),
+            limit=wanted if left is None else min(wanted, left),
+            after=last,
+        )
         take = partial(
             store.write_leases,
             partial(_take_again, []),
             request,
             died_before=died_before,
-            limit=wanted if left is None else min(wanted, left),
+            limit=len(found),
             owner=owner,
             audit_id=audit_id,
-            after=last,
-            besides=taken if was_set_back else (),
+            among=[each.id for each in found],
         )
-        replayed = await retry_while_unavailable(take, store.lease_seconds / 3)
-        taken += [lease.delivery_id for lease in replayed.leases]
-        # At the end, search once more from the beginning for rows that were skipped because they were locked.
-        is_over = last is None and replayed.last is None
-        last = replayed.last
-        if is_over:
-            return
+        leases = (await retry_while_unavailable(take, store.lease_seconds / 3)).leases if found else []
+        taken += [lease.delivery_id for lease in leases]
         if left is not None:
-            left -= len(replayed.leases)
-        if replayed.leases:
-            yield replayed.leases
+            left -= len(leases)
+        if leases:
+            yield leases
+        took_any = took_any or bool(leases)
+        if last is None:
+            # Search again from the beginning for rows that were skipped because they were locked.
+            if not took_any:
+                return
+            took_any = False
+
+
+async def _search(
+    store: WorkerStore,
+    request: ReplayRequest,
+    *,
+    died_before: float,
+    besides: Collection[int],
+    limit: int,
+    after: Position | None,
+) -> tuple[list[Position], Position | None]:
+    """Find dead letters to take, oldest first, without locks; return also where to continue, None at the end."""
+
+    def find(connection: Connection) -> tuple[list[Position], Position | None]:
+        others = request.conditions(connection, died_before=died_before)
+        if besides:
+            others.append(~is_any_of(_d.c.id, besides))
+        is_before = _d.c.finished_at < died_before
+        return find_earliest(
+            connection, schema.is_dead_letter, is_before, others, searched=SEARCHED, limit=limit, after=after
+        )
+
+    while True:
+        found, after = await retry_while_unavailable(partial(store.read, find), store.lease_seconds / 3)
+        if found or after is None:
+            return found, after
 
 
 async def put_back(
@@ -311,7 +353,7 @@ def replay_batch(
     lease_seconds: float,
     audit_id: int | None = None,
     after: Position | None = None,
-    besides: Collection[int] = (),
+    among: Collection[int] | None = None,
 ) -> Replayed:
     """Begin a new round for up to ``limit`` dead letters, oldest first, and lease them. Their history is kept.
 
@@ -331,13 +373,15 @@ def replay_batch(
         lease_seconds: the duration of the leases.
         audit_id: the id that ``begin_audit`` returned.
         after: continue after this dead letter, which avoids a scan of skipped rows.
-        besides: skip these deliveries.
+        among: take only these, which a search has found.
     """
     conditions = request.conditions(connection, died_before=died_before)
-    if besides:
-        conditions.append(~is_any_of(_d.c.id, besides))
-    query = earliest(conditions, limit=limit, after=after).with_for_update(skip_locked=True)
-    picked = positions(connection, query)
+    if among is None:
+        query = earliest(conditions, limit=limit, after=after)
+    else:
+        # Without an order, so that the rows are looked up by their ids.
+        query = select(_d.c.finished_at, _d.c.id).where(is_any_of(_d.c.id, among), *conditions)
+    picked = sorted(positions(connection, query.with_for_update(skip_locked=True)))
     if not picked:
         return Replayed([], None)
     place = {each.id: number for number, each in enumerate(picked)}

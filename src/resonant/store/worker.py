@@ -24,7 +24,7 @@ T = TypeVar("T")
 _RESCUE_BATCH = 500
 _FOLD_BATCH = 5_000
 _FOLD_TALLIES = 500
-# The pause between two transactions lets waiting writers get the lock: see dead_letters/purge.py.
+# The pause between two transactions lets waiting writers get the lock: see dead_letters/walking.py.
 _PAUSE_SECONDS = 0.004
 
 

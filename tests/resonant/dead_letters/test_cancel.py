@@ -26,7 +26,7 @@ def test_the_process_that_waits_to_retry_it_has_lost_it(desk):
 
 
 def test_many_batches_are_one_operation_in_the_audit(desk, monkeypatch):
-    monkeypatch.setattr("resonant.dead_letters.cancel._BATCH", 20)
+    monkeypatch.setattr("resonant.dead_letters.walking._FIRST", 20)
     desk.enqueue(*(f"evt_{number}" for number in range(50)))
     assert desk.cancel(endpoint="orders") == 50
     [entry] = desk.read(read_audit)

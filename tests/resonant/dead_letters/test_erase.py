@@ -55,6 +55,14 @@ def about(event_id=ID, **fields):
     )
 
 
+class Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+def kill(_number):
+    raise Killed
+
+
 def run(desk, what=None, **options):
     return desk.run(erase(desk.store, what or Erasure(ids=(ID,)), who="Zoë", **{"patience": 0.0, **options}))
 
@@ -150,7 +158,7 @@ def files_with(folder, *values):
 
 def test_unfinished_deliveries_are_cancelled_and_counted(desk):
     desk.enqueue(about(), "evt_other")
-    assert desk.read(plan_erasure, Erasure(ids=(ID,))) == (1, 1, 1, 0)
+    assert desk.run(plan_erasure(desk.store, Erasure(ids=(ID,)))) == (1, 1, 1, 0)
     assert run(desk).cancelled == 1
     status = desk.status()
     assert (status.pending, status.dead_letter, status.balanced) == (1, 1, True)
@@ -160,7 +168,7 @@ def test_unfinished_deliveries_are_cancelled_and_counted(desk):
 
 
 def test_an_event_that_is_being_sent_is_left_and_counted_until_it_is_done(desk, lease):
-    assert desk.read(plan_erasure, Erasure(ids=(ID,))) == (1, 1, 1, 1)
+    assert desk.run(plan_erasure(desk.store, Erasure(ids=(ID,)))) == (1, 1, 1, 1)
     report = run(desk)
     assert (report.events, report.being_sent) == (0, 1)
     assert desk.detail(ID).event.subject == SECRET
@@ -357,7 +365,7 @@ def test_events_are_selected_by_subject_or_by_source_and_type(desk):
         (Erasure(subject="ann", source="/crm"), 1),
         (Erasure(source="/shop", event_type="order.*"), 2),
     ):
-        assert desk.read(plan_erasure, what).events == number
+        assert desk.run(plan_erasure(desk.store, what)).events == number
         assert run(desk, what).events == number
         assert run(desk, what).events == 0, "nothing is erased twice"
 
@@ -391,24 +399,37 @@ def test_causes_keep_the_errors_of_other_dead_letters(desk):
     assert desk.run(desk.store.dead_letters(Selection(text="too many")))[0].event_id == "evt_other"
 
 
-def test_an_erasure_that_was_killed_after_500_events_is_finished_by_the_next_one(desk):
-    desk.bury(*(about(f"jm-{number:04}") for number in range(510)))
-
-    class Killed(BaseException):
-        pass
-
-    def kill(_number):
-        raise Killed
-
+def test_an_erasure_that_was_killed_after_a_transaction_is_finished_by_the_next_one(desk):
+    desk.bury(*(about(f"jm-{number:04}") for number in range(110)))
     with pytest.raises(Killed):
         run(desk, Erasure(subject=SECRET), on_progress=kill)
-    assert desk.read(plan_erasure, Erasure(subject=SECRET)).events == 10
+    assert desk.run(plan_erasure(desk.store, Erasure(subject=SECRET))).events == 10
     assert run(desk, Erasure(subject=SECRET)).events == 10
     assert left(desk) == set()
 
 
+def test_events_stored_while_an_erasure_runs_stay_and_those_before_all_go(desk, monkeypatch):
+    monkeypatch.setattr("resonant.dead_letters.walking.SEARCHED", 20)
+    desk.bury(*(about(f"jm-{number:04}") for number in range(70)))
+    started = asyncio.Event()
+
+    async def both():
+        what = Erasure(subject=SECRET)
+        erasing = create_task(
+            erase(desk.store, what, who="Zoë", patience=0, on_progress=lambda _: started.set())
+        )
+        await started.wait()
+        again = await desk.store.enqueue([about("jm-0000"), about("jm-new")], "orders")
+        return again, await erasing
+
+    again, report = desk.run(both())
+    assert (report.events, again.erased, again.accepted) == (70, 1, 1)
+    assert desk.run(plan_erasure(desk.store, Erasure(subject=SECRET))).events == 1
+    assert desk.status().balanced
+
+
 def test_two_erasures_at_once_erase_each_event_once(open_desk, store_url, monkeypatch):
-    monkeypatch.setattr("resonant.dead_letters.erase._BATCH", 20)
+    monkeypatch.setattr("resonant.dead_letters.walking.SEARCHED", 20)
     desk, other = open_desk(store_url), open_desk(store_url)
     desk.bury(*(about(f"jm-{number:04}") for number in range(70)))
 
@@ -496,7 +517,7 @@ def purged(desk):
 )
 def test_resonants_own_events_about_a_purged_event_can_still_be_erased(purged, what):
     assert ID in left(purged)
-    assert purged.read(plan_erasure, what) == (1, 1, 0, 0)
+    assert purged.run(plan_erasure(purged.store, what)) == (1, 1, 0, 0)
     report = run(purged, what)
     assert (report.events, report.deliveries) == (1, 1)
     assert left(purged) == set()
@@ -523,13 +544,19 @@ def test_a_forged_own_event_of_an_older_producer_does_not_stop_an_erasure(desk, 
     assert run(desk, Erasure(ids=(ID,))).events == 1
 
 
-def test_a_report_about_a_purged_delivery_is_erased_with_its_event_that_has_another_one(desk):
+def test_a_report_about_a_purged_delivery_is_erased_after_its_event_even_if_the_command_was_killed_between(
+    desk,
+):
     subscribe(desk, "ops", "resonant.delivery.dead")
     bury(desk, about())
     desk.enqueue(about(), endpoint="audit")
     desk.deliver(*desk.claim(endpoint="ops"), *desk.claim(endpoint="audit"))
     assert desk.purge(Chosen(Selection())) == 1
-    assert run(desk, Erasure(subject=SECRET)).events == 2
+    assert desk.run(plan_erasure(desk.store, Erasure(subject=SECRET))).events == 2
+    with pytest.raises(Killed):
+        run(desk, Erasure(subject=SECRET), on_progress=kill)
+    assert ID in left(desk), "the event is erased, and the report is not"
+    assert run(desk, Erasure(subject=SECRET)).events == 1
     assert left(desk) == set()
 
 
@@ -552,5 +579,5 @@ def test_ids_are_looked_up_before_their_hashes(desk, monkeypatch):
     monkeypatch.setattr(
         "resonant.dead_letters.erase.erased_id", lambda *given: hashed.append(given) or "none"
     )
-    desk.read(plan_erasure, Erasure(ids=tuple(f"evt_{number}" for number in range(1, 50))))
+    desk.run(plan_erasure(desk.store, Erasure(ids=tuple(f"evt_{number}" for number in range(1, 50)))))
     assert hashed == []

@@ -20,7 +20,6 @@ from resonant.dead_letters.purge import (
     archive_path,
     find_oldest,
     forecast,
-    next_size,
     purge,
     purgeable,
     time_of_purge,
@@ -124,11 +123,11 @@ def test_a_delivery_that_is_not_final_is_never_removed(desk, status):
     desk.fail(leases["evt_waiting"], desk.retry_in(5))
     desk.fail(leases["evt_replayed"], GiveUp("exhausted"))
     desk.clock.advance(1)
-    found = desk.read(find_oldest, purgeable("dead_letter", finished_before=desk.clock()), limit=10)
+    found, _ = desk.read(find_oldest, purgeable("dead_letter", finished_before=desk.clock()), limit=10)
     assert len(found) == 1
     desk.replay()
     rule = purgeable(status, finished_before=desk.clock() + 1e9)
-    assert desk.write(purging.purge_batch, found, rule, now=desk.clock())[0] == 0
+    assert desk.write(purging.purge_batch, found, rule, now=desk.clock()) == 0
     assert desk.purge(now=desk.clock() + 1e9) == 0
     assert len(ids_left(desk)) == 4
 
@@ -139,14 +138,14 @@ def test_the_earliest_ended_are_found_first_up_to_a_number_and_a_size(desk, monk
     ids = {row["id"]: row["event_id"] for row in desk.rows(schema.deliveries)}
 
     def find(**options):
-        return [ids[each.id] for each in desk.read(find_oldest, rule, **options)]
+        return [ids[each.id] for each in desk.read(find_oldest, rule, **options)[0]]
 
-    [first] = desk.read(find_oldest, rule, limit=1)
+    [first], _ = desk.read(find_oldest, rule, limit=1)
     assert find(limit=10) == ["evt_c", "evt_b", "evt_large", "evt_a"]
     assert find(limit=2, after=first) == ["evt_b", "evt_large"]
     monkeypatch.setattr(purging, "_MOST_BYTES", 1_000)
     assert find(limit=10) == ["evt_c", "evt_b"]
-    [_, second] = desk.read(find_oldest, rule, limit=10)
+    [_, second], _ = desk.read(find_oldest, rule, limit=10)
     assert find(limit=10, after=second) == ["evt_large"]
 
 
@@ -232,14 +231,6 @@ def test_rows_that_cannot_be_archived_stay(desk, tmp_path, monkeypatch):
     assert (desk.status().dead_letter, desk.status().purged) == (1, 0)
     archive = run(desk, archive=tmp_path / "a.jsonl").archive
     assert archived_ids(*tmp_path.glob("a*.jsonl")) == archived_ids(archive) == ["evt_1"]
-
-
-@pytest.mark.parametrize(
-    ("size", "seconds", "following"),
-    [(100, 0.6, 50), (100, 0.0, 200), (4_000, 0.001, 5_000), (5_000, 0.1, 3_000)],
-)
-def test_the_size_of_a_transaction_follows_the_duration_of_the_last_one(size, seconds, following):
-    assert next_size(size, seconds) == following
 
 
 def test_the_file_of_an_sqlite_store_gets_smaller(open_desk, sqlite_url):

@@ -92,11 +92,13 @@ def _what(
 
 
 def _plan(store: CommandStore, what: Erasure) -> ErasurePlan:
+    from resonant.cli.progress import progress
     from resonant.dead_letters.erase import plan_erasure
     from resonant.errors import UnknownName
 
     try:
-        return store.read(plan_erasure, what)
+        with progress("searching") as show:
+            return store.run(lambda opened: plan_erasure(opened, what, on_progress=show))
     except UnknownName as error:
         raise options.Misuse(str(error)) from None
 

@@ -108,7 +108,7 @@ class ReportOfPurged(NamedTuple):
 
 
 def reports_of_purged(
-    connection: Connection, is_wanted: Callable[[EventKey, str], bool], *, after: str, until: int, limit: int
+    connection: Connection, is_wanted: Callable[[EventKey, str], bool], *, after: str, limit: int
 ) -> tuple[str | None, list[ReportOfPurged]]:
     """Find events about dead letters that were purged.
 
@@ -116,7 +116,6 @@ def reports_of_purged(
         connection: in a transaction.
         is_wanted: returns whether the identity and type of a purged event match.
         after: continue after this id; empty at the start.
-        until: leave out the events with a larger key.
         limit: the number of events to search.
 
     Returns:
@@ -125,7 +124,7 @@ def reports_of_purged(
     e, d = schema.events.c, schema.deliveries
     query = select(e.key, e.id, e.body).where(e.source == OWN_SOURCE, e.type == DEAD, e.form.is_(None))
     # By id, so that the index of identities skips the events of producers.
-    query = query.where(e.id > (after or _FIRST), e.id < _END, e.key <= until).order_by(e.id).limit(limit)
+    query = query.where(e.id > (after or _FIRST), e.id < _END).order_by(e.id).limit(limit)
     rows = connection.execute(query).all()
     found: list[tuple[int, ReportOfPurged]] = []
     for row in rows:

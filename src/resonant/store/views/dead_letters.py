@@ -213,6 +213,39 @@ def earliest(
     return query if after is None else query.where(tuple_(*key) > bound(key, after))
 
 
+def find_earliest(
+    connection: Connection,
+    is_status: ColumnElement[bool],
+    is_before: ColumnElement[bool],
+    others: Sequence[ColumnElement[bool]],
+    *,
+    searched: int,
+    limit: int,
+    after: Position | None,
+) -> tuple[list[Position], Position | None]:
+    """Find final deliveries in the order in which they ended, in one short search.
+
+    Args:
+        connection: in a transaction.
+        is_status: selects the status, by an index in this order.
+        is_before: limits the time when they ended.
+        others: the other conditions.
+        searched: the number of deliveries to search.
+        limit: the maximum number to find.
+        after: continue after this position.
+
+    Returns:
+        The positions found, and where to continue; None at the end.
+    """
+    bounds = [is_status, is_before]
+    end = positions(connection, earliest(bounds, limit=1, after=after).offset(searched - 1))
+    for each in end:
+        # SQLite uses one upper bound with the index, the first one.
+        bounds = [is_status, _d.c.finished_at <= each.at, tuple_(*_KEY) <= _bound(_KEY, each)]
+    found = positions(connection, earliest([*bounds, *others], limit=limit, after=after))
+    return found, found[-1] if len(found) == limit else next(iter(end), None)
+
+
 def positions(connection: Connection, query: Select[Any]) -> list[Position]:
     """Return the positions that a query selects."""
     return [Position(*row) for row in connection.execute(query)]
