@@ -4,7 +4,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal, Self
 
@@ -223,7 +223,7 @@ async def purge(
     """
     delivered_before = _delivered_before(what, now)
     if dry_run:
-        report = await store.read(count_purge, what, now=now)
+        report: PurgeReport = await store.read(count_purge, what, now=now)
         if delivered_before is None:
             return report
         return replace(report, bodies=await count_bodies(store, delivered_before=delivered_before))

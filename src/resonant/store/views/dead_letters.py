@@ -241,7 +241,7 @@ def find_earliest(
     end = positions(connection, earliest(bounds, limit=1, after=after).offset(searched - 1))
     for each in end:
         # SQLite uses one upper bound with the index, the first one.
-        bounds = [is_status, _d.c.finished_at <= each.at, tuple_(*_KEY) <= _bound(_KEY, each)]
+        bounds = [is_status, _d.c.finished_at <= each.at, tuple_(*_KEY) <= bound(_KEY, each)]
     found = positions(connection, earliest([*bounds, *others], limit=limit, after=after))
     return found, found[-1] if len(found) == limit else next(iter(end), None)
 
