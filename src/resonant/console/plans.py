@@ -8,6 +8,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Coroutine, Mapping
+from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 from resonant.intake.problems import Problem
@@ -39,6 +40,7 @@ class Plans:
         self._key = secrets.token_bytes()
         self._steady = steady
         self._running: dict[asyncio.Task[object], asyncio.Future[int]] = {}
+        self._begun: dict[str, asyncio.Future[int]] = {}
         self.failures: dict[int, str] = {}
 
     def make(self, action: str, what: Mapping[str, Any], counts: Mapping[str, Any], *, now: float) -> str:
@@ -68,16 +70,18 @@ class Plans:
             raise Problem(409, f"the plan {why}, nothing was done: ask for a new one")
         return Plan(what, counts)
 
-    async def start(self, operation: Operation) -> int:
-        """Run an operation, which calls ``on_begin`` with the id of its row of the audit; return this id once it is known."""
-        began: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        task = asyncio.create_task(operation(on_begin=began.set_result))
-        self._running[task] = began
-        task.add_done_callback(self._end)
-        await asyncio.wait((task, began), return_when=asyncio.FIRST_COMPLETED)
-        if not began.done():
-            task.result()  # raises why it did not begin
-        return began.result()
+    async def start(self, plan: str, operation: Operation) -> int:
+        """Run an operation, which calls ``on_begin`` with the id of its row of the audit; return this id once it is known.
+
+        Args:
+            plan: starts one operation only, even if its button is pressed twice.
+        """
+        if (began := self._begun.get(plan)) is None:
+            self._begun[plan] = began = asyncio.get_running_loop().create_future()
+            task = asyncio.create_task(operation(on_begin=began.set_result))
+            self._running[task] = began
+            task.add_done_callback(partial(self._end, plan))
+        return await asyncio.shield(began)
 
     def task(self, audit_id: int) -> asyncio.Task[object] | None:
         """Return the operation with this row of the audit, if it runs in this process."""
@@ -91,8 +95,12 @@ class Plans:
                 task.cancel()
             await asyncio.wait(stopped, timeout=_STOP_SECONDS)
 
-    def _end(self, task: asyncio.Task[object]) -> None:
+    def _end(self, plan: str, task: asyncio.Task[object]) -> None:
         began = self._running.pop(task)
-        if not task.cancelled() and (error := task.exception()) and began.done():
+        error = None if task.cancelled() else task.exception()
+        if not began.done():  # nothing was done, so the plan still holds
+            del self._begun[plan]
+            began.set_exception(error or Problem(503, "the console stops, nothing was done"))
+        elif error:
             logger.error("the operation %d of the audit failed: %s", began.result(), error)
             self.failures[began.result()] = str(error)

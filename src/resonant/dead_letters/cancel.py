@@ -37,9 +37,12 @@ class Cancellable(NamedTuple):
         return f"{self.number:,} would be given up{left}"
 
 
-def cancellable(connection: Connection, selection: Selection) -> Cancellable:
+def cancellable(
+    connection: Connection, selection: Selection, *, begun_before: float | None = None
+) -> Cancellable:
     """Count the deliveries that ``cancel`` would give up now."""
-    query = select(_d.c.sending, func.count()).where(*_unfinished(selection)).group_by(_d.c.sending)
+    conditions = _unfinished(selection, begun_before)
+    query = select(_d.c.sending, func.count()).where(*conditions).group_by(_d.c.sending)
     counts = {bool(sending): number for sending, number in connection.execute(query)}
     return Cancellable(counts.get(False, 0), counts.get(True, 0))
 
@@ -55,12 +58,14 @@ async def cancel(
     selection: Selection,
     *,
     who: str,
+    begun_before: float | None = None,
     on_begin: Callable[[int], None] = lambda _audit_id: None,
 ) -> int:
     """Cancel the selected unfinished deliveries, except those being sent now; return their number.
 
     Args:
         selection: selects the deliveries; its times are acceptance times.
+        begun_before: leave out rounds that begin at this time or later, seconds since the epoch, as replays do.
         on_begin: called with the id of the row of the audit, before the first change.
     """
     now = store.clock()
@@ -68,8 +73,10 @@ async def cancel(
     async with audited(store, who=who, action="cancel", selection=selection.as_dict()) as audit_id:
         on_begin(audit_id)
         last, newest = 0, await store.read(_newest)
-        while found := await store.read(_find, selection, up_to=newest, after=last):
-            async for number in batches.write(cancel_batch, found, selection, now=now, audit_id=audit_id):
+        while found := await store.read(_find, selection, begun_before, up_to=newest, after=last):
+            async for number in batches.write(
+                cancel_batch, found, selection, begun_before=begun_before, now=now, audit_id=audit_id
+            ):
                 cancelled += number
             last = found[-1]
     return cancelled
@@ -80,6 +87,7 @@ def cancel_batch(
     delivery_ids: Collection[int],
     selection: Selection,
     *,
+    begun_before: float | None = None,
     now: float,
     audit_id: int | None = None,
 ) -> int:
@@ -88,7 +96,11 @@ def cancel_batch(
     If a delivery waits for a retry in some process, that process loses its lease. The transaction
     waits for rows that another one has locked; skipped rows would be missed.
     """
-    conditions = [*_unfinished(selection), _d.c.sending.is_(False), is_any_of(_d.c.id, delivery_ids)]
+    conditions = [
+        *_unfinished(selection, begun_before),
+        _d.c.sending.is_(False),
+        is_any_of(_d.c.id, delivery_ids),
+    ]
     query = select(_d).where(*conditions).order_by(schema.id_without_index)
     rows = connection.execute(query.with_for_update(key_share=True)).all()
     by_cause: defaultdict[Cause, list[int]] = defaultdict(list)
@@ -115,7 +127,9 @@ def _newest(connection: Connection) -> int:
     return connection.execute(select(func.max(_d.c.id))).scalar() or 0
 
 
-def _find(connection: Connection, selection: Selection, *, up_to: int, after: int) -> list[int]:
+def _find(
+    connection: Connection, selection: Selection, begun_before: float | None, *, up_to: int, after: int
+) -> list[int]:
     """Find selected unfinished deliveries, without locks; return their ids, sorted.
 
     Args:
@@ -124,9 +138,10 @@ def _find(connection: Connection, selection: Selection, *, up_to: int, after: in
         after: continue after this delivery.
     """
     key = schema.id_without_index
-    query = select(_d.c.id).where(*_unfinished(selection), key <= up_to, key > after)
+    query = select(_d.c.id).where(*_unfinished(selection, begun_before), key <= up_to, key > after)
     return list(connection.execute(query.order_by(key).limit(_MOST_FOUND)).scalars())
 
 
-def _unfinished(selection: Selection) -> list[ColumnElement[bool]]:
-    return [_d.c.available_at.is_not(None), *selection.of_unfinished()]
+def _unfinished(selection: Selection, begun_before: float | None = None) -> list[ColumnElement[bool]]:
+    found = [_d.c.available_at.is_not(None), *selection.of_unfinished()]
+    return found if begun_before is None else [*found, _d.c.round_started_at < begun_before]

@@ -123,6 +123,17 @@ def test_a_cancellation_leaves_out_what_ended_since_its_plan(pages, desk):
     assert [row["reason"] for row in desk.rows(schema.deliveries)] == [None, "cancelled"]
 
 
+def test_a_cancellation_leaves_out_what_was_replayed_since_its_plan(pages, desk):
+    desk.bury("evt_1")
+    fill(desk, "cancel", "evt_2", "evt_3")
+    plan = planned(pages, "cancel")
+    desk.deliver(desk.claim_one())
+    desk.clock.advance(1)
+    desk.replay(Selection(ids=("evt_1",)))
+    act(pages, "cancel", plan)
+    assert [row["reason"] for row in desk.rows(schema.deliveries)] == [None, None, "cancelled"]
+
+
 @each_action
 def test_a_clock_that_was_set_back_ends_a_plan(pages, desk, action):
     fill(desk, action, "evt_1")
@@ -228,6 +239,21 @@ def test_a_replay_never_takes_more_than_was_planned(pages, desk):
     fill(desk, "replay", "evt_1", "evt_2", "evt_3")
     act(pages, "replay", planned(pages, "replay", "?limit=2&endpoint=orders"))
     assert untouched(desk) == {"evt_3"}
+
+
+def test_a_plan_that_is_posted_twice_at_once_acts_once(pages, desk):
+    fill(desk, "replay", *(f"evt_{number}" for number in range(6)))
+    plan = planned(pages, "replay", "?endpoint=orders&limit=2")
+
+    async def both():
+        posts = [pages.http.post(PATHS["replay"], json={"plan": plan}, headers=JSON) for _ in range(2)]
+        return [answer.json() for answer in await asyncio.gather(*posts)]
+
+    first, second = desk.run(both())
+    settle(desk)
+    assert first["id"] == second["id"]
+    assert len(untouched(desk)) == 4
+    assert [entry.count for entry in desk.read(read_audit)] == [2]
 
 
 def test_permanent_failures_and_what_holds_an_endpoint_are_said(pages, desk):

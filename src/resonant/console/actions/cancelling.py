@@ -18,20 +18,24 @@ def plan(connection: Connection, asked: Asked) -> Page:
     """Show which unfinished deliveries would be given up."""
     selection = checked(connection, asked.selection(besides=("everything",)))
     require_restricted(selection, everything=flag(asked, "everything"))
-    selection = until(selection, math.nextafter(asked.now, math.inf))
-    expected = cancellable(connection, selection)
+    end = math.nextafter(asked.now, math.inf)
+    selection = until(selection, end)
+    expected = cancellable(connection, selection, begun_before=end)
+    # A replay makes old dead letters unfinished again; the plan does not show them.
+    what = {"selection": selection.as_dict(), "begun_before": end}
     after = "They become dead letters with the reason cancelled, and can be replayed."
-    return plan_page(asked, "cancel", selection.as_dict(), documents.cancellable(expected), expected, after)
+    return plan_page(asked, "cancel", what, documents.cancellable(expected), expected, after)
 
 
 async def cancel(asked: Asked) -> Done:
     """Give up the deliveries of a plan, except those that have ended or are being sent meanwhile."""
     plan = read_plan(asked, "cancel")
-    store, selection = asked.console.store, Selection(**plan.what)
-    expected = await store.read(cancellable, selection)
+    store, selection = asked.console.store, Selection(**plan.what["selection"])
+    begun_before = plan.what["begun_before"]
+    expected = await store.read(cancellable, selection, begun_before=begun_before)
     # Fewer are no reason to refuse: drains end deliveries all the time, and the operator has seen those that are left.
     if not 0 < expected.number <= plan.counts["would_cancel"]:
         raise changed(documents.cancellable(expected))
-    start = partial(cancel_deliveries, store, selection, who=asked.who)
+    start = partial(cancel_deliveries, store, selection, begun_before=begun_before, who=asked.who)
     said = f"{expected.number:,} are being given up"
     return await begin(asked, start, said, documents.cancellable(expected))

@@ -31,9 +31,14 @@ def read_plan(asked: Asked, action: str) -> Plan:
     return asked.console.plans.read(action, asked.given.get("plan"), now=asked.now)
 
 
+def plan_key(asked: Asked) -> str:
+    """Return the signature of the plan that was posted, which no other plan has."""
+    return asked.text("plan")[:43]
+
+
 async def begin(asked: Asked, operation: Operation, text: str, document: Mapping[str, Any]) -> Done:
     """Begin an operation in the background; its page shows the progress."""
-    audit_id = await asked.console.plans.start(operation)
+    audit_id = await asked.console.plans.start(plan_key(asked), operation)
     return Done(text, {"id": audit_id, **document, "dry_run": False}, path("replays", str(audit_id)))
 
 

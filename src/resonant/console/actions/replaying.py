@@ -14,6 +14,7 @@ from resonant.console.actions.planning import (
     checked,
     flag,
     only,
+    plan_key,
     plan_page,
     read_plan,
     until,
@@ -107,7 +108,7 @@ async def replay(asked: Asked) -> Done:
     if asked.console.find_ui() is not None:
         try:
             run = await start_run(
-                _DEPLOYMENT, request.as_parameters(), asked.console.settings, key=asked.text("plan")[:43]
+                _DEPLOYMENT, request.as_parameters(), asked.console.settings, key=plan_key(asked)
             )
         except ServerError as error:
             why = f", since {error}"
