@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from resonant.store import WorkerStore
 
 _MOMENTS = ("since", "until")
+# SQLite refuses patterns of more than 50,000 bytes, as if it were broken.
+_PATTERNS, _LONGEST_PATTERN = ("text", "event_type"), 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,9 @@ class Asked:
         if unknown := sorted(given.keys() - Selection.model_fields):
             known = ", ".join(Selection.model_fields)
             raise Problem(422, f"{', '.join(unknown)}: no such filter: use {known}")
+        for name in _PATTERNS:
+            if len(given.get(name, "")) > _LONGEST_PATTERN:
+                raise Problem(422, f"{name}: give at most {_LONGEST_PATTERN:,} characters")
         if isinstance(given.get("ids"), str):
             given["ids"] = [given["ids"]]
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from resonant.local.note import is_held, lock_of_up, read_note
 from resonant.local.server import Server, configured_url
@@ -34,7 +35,7 @@ def known_page(settings: Settings, artifact: str) -> str | None:
 
 
 def known_ui(settings: Settings) -> str | None:
-    """Return the address of the UI of the configured server, or of ``resonant up``; None without one.
+    """Return the address of the UI of the configured server, or of ``resonant up``, without a password; None without one.
 
     No request is sent.
     """
@@ -43,7 +44,10 @@ def known_ui(settings: Settings) -> str | None:
         api_url = note.api_url
     if not ui_url and api_url:
         ui_url = Server(api_url.rstrip("/")).ui_url
-    return ui_url or None
+    if not ui_url:
+        return None
+    parts = urlsplit(ui_url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 async def read_pages(client: PrefectClient) -> list[ArtifactCollection]:

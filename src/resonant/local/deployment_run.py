@@ -7,6 +7,7 @@ from resonant.display import one_line
 from resonant.errors import ServerError
 from resonant.local.server import configure_prefect, known_url, refuse_cloud
 from resonant.settings import Settings
+from resonant.sinks.redaction import without_credentials
 
 _IMPORT_SECONDS, _ANSWER_SECONDS = 4.0, 5.0
 
@@ -39,8 +40,11 @@ async def start_run(deployment: str, parameters: dict[str, object], settings: Se
                     deployment, parameters=parameters, timeout=0, as_subflow=False, idempotency_key=key
                 )
     except TimeoutError:
-        raise ServerError(f"the Prefect server at {url} did not answer in time") from None
+        raise ServerError(
+            f"the Prefect server at {without_credentials(url)} did not answer in time"
+        ) from None
     except Exception as error:  # noqa: BLE001 - of many classes, and the caller goes on without Prefect
         why = one_line(str(error))[:300] or type(error).__name__
-        raise ServerError(f"the Prefect server at {url} started no run of {deployment}: {why}") from None
+        said = f"the Prefect server at {url} started no run of {deployment}: {why}"
+        raise ServerError(without_credentials(said)) from None
     return str(run.id)

@@ -5,7 +5,9 @@ from datetime import datetime
 import pytest
 
 from resonant.errors import ServerError
+from resonant.local.artifacts import known_ui
 from resonant.local.deployment_run import start_run
+from resonant.local.server import free_port
 from resonant.settings import Settings
 from resonant.store.audit import read_audit
 from resonant.store.views.selection import Selection
@@ -49,6 +51,14 @@ def test_a_replay_starts_one_flow_run_for_a_plan(sqlite_desk, settings, deployme
     until = Selection(until=datetime.fromisoformat(given["until"])).until
     assert until == entry.selection["until"], "the run acts only on what existed"
     assert [each.event_id for each in desk.run(desk.store.dead_letters())], "the console changed nothing"
+
+
+async def test_the_password_in_the_address_of_a_server_is_not_shown(tmp_path, monkeypatch):
+    monkeypatch.setenv("PREFECT_API_URL", f"http://resonant:s3cret@127.0.0.1:{free_port()}/api")
+    assert known_ui(Settings(home=tmp_path)).startswith("http://127.0.0.1:")
+    with pytest.raises(ServerError, match="started no run of nothing/here: ") as refused:
+        await start_run("nothing/here", {}, Settings(home=tmp_path), key="1")
+    assert "s3cret" not in str(refused.value)
 
 
 async def test_an_unknown_deployment_is_reported(settings, deployments):
