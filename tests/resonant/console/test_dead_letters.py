@@ -1,5 +1,9 @@
 """The dead letters by cause."""
 
+import re
+from html import unescape
+from urllib.parse import urlencode
+
 import pytest
 
 from resonant import documents
@@ -64,6 +68,30 @@ def test_replay_is_not_the_first_choice_for_permanent_failures(filled):
     shown = filled.html(f"/dead-letters/{known['crm']}")
     assert '<button class="primary">Replay' not in shown
     assert "most likely fails again" in shown
+
+
+def test_what_is_offered_on_a_page_leads_to_a_plan_that_can_act(filled):
+    filled.desk.enqueue("e9")
+    filled.desk.clock.advance(1)
+    for page in (
+        "/dead-letters",
+        "/dead-letters?endpoint=orders",
+        "/deliveries",
+        "/deliveries?endpoint=orders",
+    ):
+        links = re.findall(r'href="(/[a-z-]+/(?:replay|purge|cancel)\?[^"]*)"', filled.html(page))
+        assert links
+        for link in links:
+            assert filled.json(unescape(link))["plan"], link
+    [link] = re.findall(
+        r'href="([^"]*)">Include the permanent', filled.html("/dead-letters/replay?endpoint=crm&event_type=*")
+    )
+    assert filled.json(unescape(link))["selected"] == 2
+    for cause in causes(filled).values():
+        fields = re.findall(
+            r'name="([^"]+)" value="([^"]*)"', filled.html(f"/dead-letters/{cause}").partition("</form>")[0]
+        )
+        assert filled.json(f"/dead-letters/replay?{urlencode(fields)}")["plan"], cause
 
 
 def test_an_acknowledged_cause_is_last_and_can_be_reopened(filled):

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import urlencode
 
 from sqlalchemy import Connection
 
@@ -22,6 +23,7 @@ def plan_page(
     number = counts["selected" if action == "replay" else "purged" if action == "purge" else "would_cancel"]
     value = asked.console.plans.make(action, what, counts, now=asked.now) if number else None
     shown = {"action": action, "plan": value, "number": number, "said": str(said), "lines": lines}
+    shown["with_permanent"] = urlencode({**asked.given, "include_permanent": 1}, doseq=True)
     return Page("plan.html", {"plan": value, **counts}, shown)
 
 
