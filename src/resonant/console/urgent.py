@@ -170,13 +170,11 @@ def _of_dead_letters(groups: Iterable[DeadLetterGroup]) -> Iterator[Card]:
         )
         title = f"{counted(number, 'dead letter')} to {endpoint}: {first.code or first.reason}"
         why = f"{first.reason}: {first.error}" if first.error else first.reason
-        fault, last_at = (
-            {"local": _OURS, "endpoint": _THEIRS}.get(first.blame or ""),
-            max(each.last_at for each in members),
-        )
+        fault = {"local": _OURS, "endpoint": _THEIRS}.get(first.blame or "")
+        first_at = min(each.first_at for each in members)
         links = {counted(len(members), "cause"): one if len(members) == 1 else many}
         yield Card(
-            "bad", title, why, fault, last_at, [first.advice], [endpoint], links, covers=_OF_DEAD | _RATES
+            "bad", title, why, fault, first_at, [first.advice], [endpoint], links, covers=_OF_DEAD | _RATES
         )
 
 

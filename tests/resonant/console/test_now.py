@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from resonant.delivery.retry import Retry
+from resonant.events import rfc3339
 from resonant.store.shared.acknowledgements import acknowledge
 from resonant.store.views.endpoint_problems import note_problems
 from support.console import document_of
@@ -104,11 +105,14 @@ def test_a_failing_type_is_a_card_apart_from_another_cause_of_its_endpoint(pages
 
 def test_causes_with_one_code_are_one_card_and_acknowledged_ones_none(pages):
     drain(pages.desk)
+    began = rfc3339(pages.desk.clock())
     bury(pages.desk, "e1", error="no field a")
+    pages.desk.clock.advance(30)
     bury(pages.desk, "e2", error="no field b")
     bury(pages.desk, "e3", endpoint="crm")
     [both, _] = pages.json("/")["urgent"]
     assert (both["title"], both["fault"]) == ("2 dead letters to orders: http_400", "the endpoint's")
+    assert both["since"] == began, "not the last failure"
     assert both["links"]["2 causes"] == "/dead-letters?endpoint=orders&code=http_400"
     for cause in {row["fingerprint"] for row in pages.json("/dead-letters") if row["endpoint"] == "orders"}:
         pages.desk.write(acknowledge, cause, who="zoe", note=None, now=pages.desk.clock())
