@@ -108,7 +108,7 @@ def _unsent(endpoints: list[EndpointStatus], now: float) -> Iterator[Card]:
     if waiting := [each for each in endpoints if each.due and each.gate.state != "paused"]:
         names, due = [each.name for each in waiting], sum(each.due for each in waiting)
         oldest = min(each.oldest_due_at or now for each in waiting)
-        title = f"Nothing is sent since {duration(now - oldest)}: {due:,} due, for {some(names, 3)}"
+        title = f"Nothing has been sent for {duration(now - oldest)}: {due:,} due, for {some(names, 3)}"
         why = "no live drain sends to " + counted(
             len(names), "endpoint with due deliveries", "endpoints with due deliveries"
         )
@@ -124,22 +124,22 @@ def _of_gate(of: EndpointStatus, left: dict[str, DeadLetterGroup], is_sent: bool
     gate, failing = of.gate, of.gate.failing_at(now)
     level, fault, since, steps = "bad", _THEIRS, gate.since, [advice(gate, now)]
     if gate.is_gone:
-        said = f"{of.name} answered 410, gone for good,"
+        said = f"{of.name} has been gone (410)"
     elif gate.state == "paused":
-        level, fault, said = "warn", f"none: {gate.paused_by} paused it", f"{of.name} is paused"
+        level, fault, said = "warn", f"none: {gate.paused_by} paused it", f"{of.name} has been paused"
     elif gate.state == "probing":
-        since, said = gate.down_since, f"{of.name} does not work"
+        since, said = gate.down_since, f"{of.name} has not worked"
     elif gate.governs_at(now):
-        level, said = "warn", f"{of.name} limits the rate"
+        level, said = "warn", f"{of.name} has limited the rate"
         steps.append(
             f"`resonant advise {of.name}` proposes a rate for `resonant endpoint update {of.name} --rate N`"
         )
     else:
         since, said = (
             min(each.since for each in failing.values()),
-            f"{some(sorted(failing), 3)} fails at {of.name}",
+            f"{some(sorted(failing), 3)} has failed at {of.name}",
         )
-    title = f"{said} since {duration(now - since)}: {of.held:,} held"
+    title = f"{said} for {duration(now - since)}: {of.held:,} held"
     why = described(gate, held=of.held, now=now, is_sent=is_sent)
     card = Card(level, title, why, fault, since, steps, [of.name], covers=_OF_OUTAGE | _RATES)
     failures = " ".join([gate.reason or "", *(each.failure for each in failing.values())])

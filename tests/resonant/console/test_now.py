@@ -49,7 +49,7 @@ def test_without_a_drain_the_card_names_the_endpoints_and_they_are_not_normal(pa
     pages.desk.clock.advance(5)
     raise_alert(pages.desk, "drain_silent")
     [card] = pages.json("/")["urgent"]
-    assert card["title"] == "Nothing is sent since 5 s: 1 due, for orders"
+    assert card["title"] == "Nothing has been sent for 5 s: 1 due, for orders"
     assert "resonant up" in card["steps"][0]
     assert card["alerts"][0].startswith("drain_silent: a delivery is")
     assert '<span class="state bad">no drain</span>' in pages.html("/")
@@ -66,10 +66,10 @@ def test_an_endpoint_that_cannot_be_opened_is_one_card_with_the_reason(pages):
 @pytest.mark.parametrize(
     ("state", "values", "said"),
     [
-        ("probing", {}, "orders does not work since 2 h: 1 held"),
-        ("paused", {"paused_by": "zoe"}, "orders is paused since 2 h: 1 held"),
-        ("paused", {"reason": "it answered 410"}, "orders answered 410, gone for good, since 2 h: 1 held"),
-        ("paced", {"pace": 3.0}, "orders limits the rate since 2 h: 1 held"),
+        ("probing", {}, "orders has not worked for 2 h: 1 held"),
+        ("paused", {"paused_by": "zoe"}, "orders has been paused for 2 h: 1 held"),
+        ("paused", {"reason": "it answered 410"}, "orders has been gone (410) for 2 h: 1 held"),
+        ("paced", {"pace": 3.0}, "orders has limited the rate for 2 h: 1 held"),
     ],
 )
 def test_a_gate_that_holds_deliveries_is_a_card(pages, state, values, said):
@@ -88,7 +88,7 @@ def test_an_outage_is_one_card_with_its_dead_letters_and_alerts(pages):
     for condition in ("probing", "dead_letters", "error_rate"):
         raise_alert(pages.desk, condition)
     [card] = pages.json("/")["urgent"]
-    assert card["title"] == "orders does not work since 2 h: 1 held"
+    assert card["title"] == "orders has not worked for 2 h: 1 held"
     assert "2 dead letters with http_503" in card["steps"][1]
     assert {each.split(":")[0] for each in card["alerts"]} == {"dead_letters", "error_rate", "probing"}
 
@@ -98,7 +98,7 @@ def test_a_failing_type_is_a_card_apart_from_another_cause_of_its_endpoint(pages
     fail_type(pages.desk, "invoice.made")
     bury(pages.desk, "e1")
     assert titles(pages) == [
-        "invoice.made fails at orders since 1 h: 0 held",
+        "invoice.made has failed at orders for 1 h: 0 held",
         "1 dead letter to orders: http_400",
     ]
 
