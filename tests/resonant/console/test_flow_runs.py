@@ -4,6 +4,7 @@ from datetime import datetime
 
 import pytest
 
+from resonant.console.actions import replaying
 from resonant.errors import ServerError
 from resonant.local.artifacts import known_ui
 from resonant.local.deployment_run import start_run
@@ -16,7 +17,8 @@ from support.deployments import Deployments
 
 pytestmark = pytest.mark.engine
 
-FLOW = "replay-dead-letters"
+# Not the name of the real deployment: other tests use that on the same server.
+FLOW = "replay-from-the-console"
 
 
 @pytest.fixture
@@ -26,7 +28,8 @@ def settings(prefect_api, tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def deployments(prefect_api):
+def deployments(prefect_api, monkeypatch):
+    monkeypatch.setattr(replaying, "_DEPLOYMENT", f"{FLOW}/replay")
     made = Deployments(prefect_api)
     made.make(flow=FLOW, name="replay", enforce_parameter_schema=False)
     yield made
