@@ -1,4 +1,4 @@
-"""Long operations in short steps: searches of at most 10,000 rows, and transactions of about 60 ms."""
+"""Long operations in short steps: searches of at most 10,000 rows, and transactions of about 40 ms."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -14,7 +14,7 @@ T = TypeVar("T")
 SEARCHED = 10_000
 # The target duration of a transaction, in seconds, and the bounds of its size. They limit how long others wait for the write
 # lock; larger batches would need more memory and save no time.
-_TRANSACTION_SECONDS = 0.06
+_TRANSACTION_SECONDS = 0.04
 _FEWEST, _FIRST, _MOST = 50, 100, 5_000
 # The pause between two transactions lets waiting writers get the lock: SQLite has no queue, and a writer checks every 2 ms.
 PAUSE_SECONDS = 0.004
