@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from starlette.requests import Request
 
-from resonant.intake.access.foreign_pages import LOOPBACK, host_name
+from resonant.intake.access.foreign_pages import LOOPBACK, OWN_SITES, follows_a_link, host_name
 from resonant.intake.problems import Problem
 from resonant.local.password import password_of
 
@@ -24,7 +24,6 @@ _MOST_SESSIONS = 1_000
 # A wrong password is answered after a second. Meanwhile, its address may try a few others.
 _SECONDS_PER_GUESS, _MOST_GUESSES = 1.0, 10
 _CHALLENGE = {"www-authenticate": 'Basic realm="Resonant", charset="UTF-8"'}
-_OWN_SITES = ("same-origin", "none")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +70,7 @@ class Access:
             )
         origin = request.headers.get("origin")
         is_own = not _is_elsewhere(request) and (origin is None or origin.partition("://")[2] == hosts[0])
-        asked = (request.headers.get("sec-fetch-mode"), request.headers.get("sec-fetch-dest"))
-        is_link = request.method in ("GET", "HEAD") and asked == ("navigate", "document")
-        if not (is_own or is_link):
+        if not (is_own or follows_a_link(request.scope, request.headers)):
             raise Problem(403, "the console refuses requests from web pages of other origins")
 
     async def who(self, request: Request) -> str | None:
@@ -173,4 +170,4 @@ def _is_address(name: str) -> bool:
 
 def _is_elsewhere(request: Request) -> bool:
     """Return whether a browser says that another site made this request."""
-    return request.headers.get("sec-fetch-site", "none") not in _OWN_SITES
+    return request.headers.get("sec-fetch-site", "none") not in OWN_SITES

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import os
-import signal
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +11,7 @@ import typer
 from resonant import output
 from resonant.cli.command_store import command_store
 from resonant.cli.options import Misuse
+from resonant.cli.run.serve import Host, Port, exit_within, url_of
 from resonant.errors import ResonantError
 
 if TYPE_CHECKING:
@@ -27,15 +26,8 @@ _CLOSE_SECONDS = 2
 
 
 def console(
-    host: Annotated[
-        str,
-        typer.Option(
-            metavar="ADDRESS", help="Address to listen on; 0.0.0.0 is every IPv4 address of this machine."
-        ),
-    ] = HOST,
-    port: Annotated[
-        int, typer.Option(metavar="PORT", min=0, max=65_535, help="Port to listen on; 0 is a free one.")
-    ] = PORT,
+    host: Host = HOST,
+    port: Port = PORT,
     auth: Annotated[
         bool,
         typer.Option(
@@ -114,11 +106,9 @@ async def _serve(
     from resonant.console.serving import run
     from resonant.local.artifacts import known_ui
 
-    host, port = listener.getsockname()[:2]
-
     def write_what_runs() -> None:
         for line in (
-            f"console    http://{f'[{host}]' if ':' in host else host}:{port}",
+            f"console    {url_of(listener)}",
             f"store      {store}",
             f"access     {'with the password' if password else 'every user of this machine'}{', read-only' if read_only else ''}",
             "Ctrl-C stops it.",
@@ -135,6 +125,4 @@ async def _serve(
         shows_bodies=shows_bodies,
     )
     await run(shared, Access(password, hosts=hosts), listener, on_start=write_what_runs)
-    # As in `resonant serve`: a store that does not answer cannot be closed either.
-    signal.signal(signal.SIGALRM, lambda *_: os._exit(0))
-    signal.alarm(_CLOSE_SECONDS)
+    exit_within(_CLOSE_SECONDS)

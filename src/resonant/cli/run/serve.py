@@ -37,17 +37,20 @@ _LABEL_WIDTH = 15
 _CLOSE_SECONDS = 3
 _HOST_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?", re.IGNORECASE)
 
+Host = Annotated[
+    str,
+    typer.Option(
+        metavar="ADDRESS", help="Address to listen on; 0.0.0.0 is every IPv4 address of this machine."
+    ),
+]
+Port = Annotated[
+    int, typer.Option(metavar="PORT", min=0, max=65_535, help="Port to listen on; 0 is a free one.")
+]
+
 
 def serve(
-    host: Annotated[
-        str,
-        typer.Option(
-            metavar="ADDRESS", help="Address to listen on; 0.0.0.0 is every IPv4 address of this machine."
-        ),
-    ] = HOST,
-    port: Annotated[
-        int, typer.Option(metavar="PORT", min=0, max=65_535, help="Port to listen on; 0 is a free one.")
-    ] = PORT,
+    host: Host = HOST,
+    port: Port = PORT,
     no_auth: Annotated[
         bool, typer.Option("--no-auth", help="Accept events from everyone who can connect, without a token.")
     ] = False,
@@ -126,7 +129,7 @@ async def _serve(
     from resonant.intake.serving.server import serve
     from resonant.store.shared.tokens import valid_tokens
 
-    host, port = listener.getsockname()[:2]
+    host = listener.getsockname()[0]
     is_local = ipaddress.ip_address(host).is_loopback
     tokens = len(await store.read(valid_tokens))
     if sources is not None:
@@ -160,7 +163,7 @@ async def _serve(
         app = without_foreign_pages(app, is_local=is_local)
 
     def write_what_runs() -> None:
-        url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        url = url_of(listener)
         for line in (
             f"events         {url}/events",
             f"documentation  {url}/docs",
@@ -180,9 +183,19 @@ async def _serve(
             signal.SIGHUP, partial(_read_again, sources, file, is_local=is_local)
         )
     await serve(app, listener, limits=limits, meters=meters, on_start=write_what_runs)
-    # A store that does not answer cannot be closed either. Then end without: nothing that was answered is lost.
+    exit_within(_CLOSE_SECONDS)
+
+
+def url_of(listener: socket.socket) -> str:
+    """Return the address of a server."""
+    host, port = listener.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def exit_within(seconds: int) -> None:
+    """End the process after this time: a store that does not answer cannot be closed. Nothing that was answered is lost."""
     signal.signal(signal.SIGALRM, lambda *_: os._exit(0))
-    signal.alarm(_CLOSE_SECONDS)
+    signal.alarm(seconds)
 
 
 def given_sources(file: Path) -> dict[str, Source]:

@@ -1,13 +1,12 @@
 """The dead-letter queue by cause, and the dead letters of one cause."""
 
 from dataclasses import replace
-from urllib.parse import urlencode
 
 from sqlalchemy import Connection
 
 from resonant import documents
 from resonant.console.asked import Asked, Page, path
-from resonant.console.pages.deliveries import ROWS, checked, list_deliveries, next_link
+from resonant.console.pages.deliveries import ROWS, checked, links, list_deliveries, next_link
 from resonant.dead_letters.triage import DeadLetterGroup, triage, triage_page
 from resonant.intake.problems import Problem
 from resonant.store.queue.causes import is_known
@@ -23,10 +22,8 @@ def groups(connection: Connection, asked: Asked) -> Page:
         connection, DeadLetters.of(connection, selection), limit=ROWS, after=asked.text("after") or None
     )
     found = [_shown(each, asked) for each in page.groups]
-    given = {name: value for name, value in asked.given.items() if name != "after" and value != ""}
-    after = {"after": found[-1].fingerprint} if page.goes_on else {}
-    more = f"/dead-letters?{urlencode(given | after, doseq=True)}" if after else None
-    context = {"groups": found, "total": page.total, "more": more, "query": urlencode(given, doseq=True)}
+    after = found[-1].fingerprint if page.goes_on else None
+    context = {"groups": found, "total": page.total, **links(asked, "/dead-letters", after)}
     listed = [documents.dead_letter_group(each) for each in found]
     return Page("dead_letters.html", listed, context, next_link(context))
 
@@ -39,9 +36,9 @@ def of_cause(connection: Connection, asked: Asked) -> Page:
         raise Problem(404, f"no dead letter has the cause {cause!r}: /dead-letters lists the causes")
     listed = list_deliveries(connection, asked, selection, "dead_letter", rows=ROWS, seconds=_SECONDS)
     found = [_shown(each, asked) for each in triage(connection, selection)]
-    links = listed.links(asked, path("dead-letters", cause))
-    context = {**links, "listed": listed, "cause": cause, "group": found[0] if found else None}
-    return Page("cause.html", listed.documents, context, next_link(links))
+    more = links(asked, path("dead-letters", cause), listed.after)
+    context = {**more, "listed": listed, "cause": cause, "group": found[0] if found else None}
+    return Page("cause.html", listed.documents, context, next_link(more))
 
 
 def _shown(group: DeadLetterGroup, asked: Asked) -> DeadLetterGroup:

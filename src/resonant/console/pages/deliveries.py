@@ -46,13 +46,12 @@ class Listed(NamedTuple):
     after: str | None
     until: float | None
 
-    def links(self, asked: Asked, here: str) -> dict[str, Any]:
-        """Return the addresses of the next part and of the same filters elsewhere."""
-        given = {
-            name: value for name, value in asked.given.items() if name != "after" and value not in ("", [])
-        }
-        more = f"{here}?{urlencode(given | {'after': self.after}, doseq=True)}" if self.after else None
-        return {"more": more, "query": urlencode(given, doseq=True)}
+
+def links(asked: Asked, here: str, after: str | None) -> dict[str, Any]:
+    """Return the address of the next part of a list, after this place, and the query of the same filters elsewhere."""
+    given = {name: value for name, value in asked.given.items() if name != "after" and value not in ("", [])}
+    more = f"{here}?{urlencode(given | {'after': after}, doseq=True)}" if after else None
+    return {"more": more, "query": urlencode(given, doseq=True)}
 
 
 def deliveries(connection: Connection, asked: Asked) -> Page:
@@ -60,10 +59,10 @@ def deliveries(connection: Connection, asked: Asked) -> Page:
     selection = checked(connection, asked.selection(besides=("status", "after")))
     status = _status(asked)
     listed = list_deliveries(connection, asked, selection, status, rows=ROWS, seconds=_PAGE_SECONDS)
-    links = listed.links(asked, "/deliveries")
+    found = links(asked, "/deliveries", listed.after)
     can_cancel = not (asked.console.read_only or status)
-    context = {**links, "listed": listed, "status": status, "can_cancel": can_cancel}
-    return Page("deliveries.html", listed.documents, context, next_link(links))
+    context = {**found, "listed": listed, "status": status, "can_cancel": can_cancel}
+    return Page("deliveries.html", listed.documents, context, next_link(found))
 
 
 def export(connection: Connection, asked: Asked) -> Page:
@@ -73,12 +72,14 @@ def export(connection: Connection, asked: Asked) -> Page:
         connection, asked, selection, _status(asked), rows=_EXPORTED_ROWS, seconds=_EXPORT_SECONDS
     )
     headers = {"content-disposition": 'attachment; filename="deliveries.json"'}
-    return Page("", listed.documents, {}, headers | next_link(listed.links(asked, "/deliveries/export")))
+    return Page(
+        "", listed.documents, {}, headers | next_link(links(asked, "/deliveries/export", listed.after))
+    )
 
 
-def next_link(links: dict[str, Any]) -> dict[str, str]:
+def next_link(found: dict[str, Any]) -> dict[str, str]:
     """Return the header that leads programs to the next part of a list."""
-    return {"link": f'<{links["more"]}>; rel="next"'} if links["more"] else {}
+    return {"link": f'<{found["more"]}>; rel="next"'} if found["more"] else {}
 
 
 def checked(connection: Connection, selection: Selection) -> Selection:
@@ -106,6 +107,7 @@ def list_deliveries(
     if (place := asked.text("after")) and (after := Position.parse(place)) is None:
         raise Problem(422, f"after {place!r} is not a place: use the link to the next page")
     limits: dict[str, Any] = {"limit": rows + 1, "after": after, "seconds": seconds}
+    limits["steady"] = asked.console.store.steady
     if status == "dead_letter":
         found = search.find_dead_letters(connection, selection, **limits)
     elif status == "delivered":

@@ -11,17 +11,18 @@ from sqlalchemy import Connection, select
 from resonant import documents
 from resonant.console.asked import Asked, Page
 from resonant.console.urgent import states_of
-from resonant.dead_letters.triage import triage
 from resonant.events import OWN_SOURCE
 from resonant.gate.words import advice, described
 from resonant.intake.problems import Problem
 from resonant.store import schema
 from resonant.store.audit import read_audit
 from resonant.store.counts.recent import read_traffic
+from resonant.store.engine.sql import is_any_of
 from resonant.store.queue.own_events import ids_of_gate
 from resonant.store.shared.drains import sent_to
 from resonant.store.shared.subscriptions import read_subscriptions
 from resonant.store.views import reads
+from resonant.store.views.dead_letters import DeadLetters
 from resonant.store.views.endpoint_status import EndpointStatus, Governed
 from resonant.store.views.known_names import known_endpoints
 from resonant.store.views.reads import StoreStatus
@@ -29,7 +30,7 @@ from resonant.store.views.selection import Selection
 from resonant.suggestions import no_such_endpoint
 
 _ROWS, _MOST_CHANGES, _MOST_WAITING = 50, 50, 10_000
-_d, _e = schema.deliveries, schema.events
+_c, _d, _e = schema.causes, schema.deliveries, schema.events
 
 
 def endpoints(connection: Connection, asked: Asked) -> Page:
@@ -92,7 +93,9 @@ def _codes(
     connection: Connection, name: str, codes: Mapping[str, int]
 ) -> Iterator[tuple[str, int, str | None]]:
     """Yield each code with its failed attempts, and where deliveries with it are, if there are any."""
-    dead = {each.code for each in triage(connection, Selection(endpoint=name))}
+    causes = DeadLetters.of(connection, Selection(endpoint=name)).count_by_cause(connection)
+    with_letters = is_any_of(_c.c.id, [each.cause_id for each in causes])
+    dead = set(connection.execute(select(_c.c.code).where(with_letters)).scalars())
     waits = (
         select(_d.c.code).where(_d.c.endpoint == name, _d.c.available_at.is_not(None)).limit(_MOST_WAITING)
     )

@@ -17,7 +17,7 @@ from resonant.intake.problems import Problem
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 # RFC 9110, 7.2 allows no userinfo.
 _HOST = re.compile(r"(?:(?P<name>[a-z0-9._-]+)|\[(?P<address>[0-9a-f:.]+)\])(?::[0-9]*)?", re.IGNORECASE)
-_OWN_SITES = ("same-origin", "none")
+OWN_SITES = ("same-origin", "none")
 
 
 class LocalAccess:
@@ -58,7 +58,7 @@ def _why_not(scope: Scope, *, is_local: bool) -> str | None:
     hosts = headers.getlist("host")
     if is_local and any(host_name(host) not in LOOPBACK for host in hosts):
         return "without a token, this server accepts only 127.0.0.1 and localhost as Host"
-    if not _is_own(headers, hosts) and not _follows_a_link(scope, headers):
+    if not _is_own(headers, hosts) and not follows_a_link(scope, headers):
         return "without a token, this server refuses requests from web pages of other origins"
     return None
 
@@ -66,10 +66,11 @@ def _why_not(scope: Scope, *, is_local: bool) -> str | None:
 def _is_own(headers: Headers, hosts: list[str]) -> bool:
     site, origin = headers.get("sec-fetch-site"), headers.get("origin")
     if site is not None:
-        return site in _OWN_SITES
+        return site in OWN_SITES
     return origin is None or [origin.partition("://")[2]] == hosts
 
 
-def _follows_a_link(scope: Scope, headers: Headers) -> bool:
+def follows_a_link(scope: Scope, headers: Headers) -> bool:
+    """Return whether a person followed a link to this address, perhaps from a page of another origin."""
     asked = (headers.get("sec-fetch-mode"), headers.get("sec-fetch-dest"))
     return scope["method"] in ("GET", "HEAD") and asked == ("navigate", "document")

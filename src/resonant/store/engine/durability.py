@@ -11,7 +11,7 @@ _UNSAFE = text("""SELECT name FROM pg_settings WHERE name IN ('fsync', 'full_pag
 
 
 def durability_problem(connection: Connection) -> str | None:
-    """Return on one line which settings of the server are unsafe, and the remedy; None if there are none."""
+    """Return on one line which settings of the server are unsafe, and the remedy; None if all are safe."""
     if connection.dialect.name != "postgresql":
         return None
     if not (names := connection.execute(_UNSAFE).scalars().all()):

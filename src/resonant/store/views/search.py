@@ -4,12 +4,12 @@ The search reads windows of the list, each with a bounded number of rows, one af
 go on from there.
 """
 
-import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, Select, Text, bindparam, select, tuple_
 
+from resonant.events import Clock
 from resonant.store import schema
 from resonant.store.queue.leases import unfinished_names
 from resonant.store.views.dead_letters import DeadLetters, Position, bound, positions
@@ -61,7 +61,13 @@ def find_dead_letters(connection: Connection, selection: Selection, *, limit: in
 
 
 def find_delivered(
-    connection: Connection, selection: Selection, *, limit: int, after: Position | None, seconds: float
+    connection: Connection,
+    selection: Selection,
+    *,
+    limit: int,
+    after: Position | None,
+    seconds: float,
+    steady: Clock,
 ) -> Found:
     """Find deliveries that succeeded, newest first.
 
@@ -69,9 +75,10 @@ def find_delivered(
         limit: the most positions.
         after: continue after this position.
         seconds: begin no window after this time.
+        steady: a monotonic clock, in seconds.
     """
     conditions = [schema.is_delivered, *selection.of_delivered()]
-    limits: dict[str, Any] = {"limit": limit, "after": after, "seconds": seconds}
+    limits: dict[str, Any] = {"limit": limit, "after": after, "seconds": seconds, "steady": steady}
     return _search(connection, _ended(schema.is_delivered), conditions, has_ids=bool(selection.ids), **limits)
 
 
@@ -122,16 +129,17 @@ def _search(
     limit: int,
     after: Position | None,
     seconds: float,
+    steady: Clock,
 ) -> Found:
     found: list[Position] = []
-    begun, rows = time.monotonic(), FIRST_ROWS
+    begun, rows = steady(), FIRST_ROWS
     while True:
-        began = time.monotonic()
+        began = steady()
         # An index finds ids at once.
         end = None if has_ids else window.end(connection, after, rows)
         query = select(*window.key).where(*conditions, *window.after(after), *window.until(end))
         found += positions(connection, query.order_by(*window.order()).limit(limit - len(found)))
-        now = time.monotonic()
+        now = steady()
         if end is None or len(found) == limit:
             return Found(found, None)
         if now - begun >= seconds:
