@@ -81,5 +81,11 @@ def store_url(request, tmp_path):
 
 
 @pytest.fixture
+def sqlite_desk(open_desk, sqlite_template, tmp_path):
+    """For tests of what is the same on both databases."""
+    return open_desk(f"sqlite:///{shutil.copy(sqlite_template, tmp_path)}")
+
+
+@pytest.fixture
 def desk(open_desk, store_url):
     return open_desk(store_url)

@@ -70,7 +70,7 @@ def test_replay_is_not_the_first_choice_for_permanent_failures(filled):
     assert "most likely fails again" in shown
 
 
-def test_what_is_offered_on_a_page_leads_to_a_plan_that_can_act(filled):
+def test_each_offered_action_leads_to_a_plan_that_can_act(filled):
     filled.desk.enqueue("e9")
     filled.desk.clock.advance(1)
     for page in (

@@ -30,7 +30,7 @@ def test_the_list_is_filtered_by_name_and_paged_by_key(pages):
     assert "no such filter" in pages.json("/endpoints?nam=x", code=422)["detail"]
 
 
-def test_the_json_has_what_the_store_knows_of_the_commands_document(pages):
+def test_the_json_has_the_part_of_the_commands_document_that_the_store_knows(pages):
     pages.desk.enqueue("e1")
     subscribe(pages.desk, "orders", "order.*")
     set_gate(pages.desk)

@@ -35,7 +35,7 @@ def refusal(plans, value, *, action="purge", now=NOW):
     return refused.value.status, refused.value.detail
 
 
-def test_a_plan_says_what_was_seen(plans):
+def test_a_plan_contains_the_parameters_and_counts_that_were_seen(plans):
     plan = plans.read("purge", plans.make("purge", {"a": [1]}, {"purged": 2}, now=NOW), now=NOW)
     assert plan == ({"a": [1]}, {"purged": 2})
 
@@ -65,7 +65,7 @@ def test_a_plan_is_for_its_action_only(plans):
 
 
 @pytest.mark.parametrize("value", [None, "", "x", "ä", 7, {"a": 1}])
-def test_what_is_no_plan_is_refused(plans, value):
+def test_an_invalid_plan_is_refused(plans, value):
     assert refusal(plans, value)[0] == 422
 
 

@@ -71,7 +71,7 @@ def untouched(desk):
 
 
 @each_action
-def test_an_action_changes_what_was_planned(pages, desk, action):
+def test_an_action_changes_the_planned_deliveries(pages, desk, action):
     fill(desk, action, "evt_1", "evt_2")
     done = act(pages, action, planned(pages, action))
     assert not untouched(desk)
@@ -85,7 +85,7 @@ def test_an_action_changes_what_was_planned(pages, desk, action):
 
 
 @each_action
-def test_what_arrives_after_the_plan_stays_as_it_is(pages, desk, action):
+def test_deliveries_that_arrive_after_the_plan_are_unchanged(pages, desk, action):
     fill(desk, action, "evt_1")
     plan = planned(pages, action)
     fill(desk, action, "evt_2")
@@ -115,7 +115,7 @@ def test_a_plan_whose_counts_have_changed_is_refused_with_the_new_ones(pages, de
     assert desk.read(read_audit) == []
 
 
-def test_a_cancellation_leaves_out_what_ended_since_its_plan(pages, desk):
+def test_a_cancellation_skips_deliveries_that_ended_since_its_plan(pages, desk):
     fill(desk, "cancel", "evt_1", "evt_2")
     plan = planned(pages, "cancel")
     desk.deliver(desk.claim_one())
@@ -123,7 +123,7 @@ def test_a_cancellation_leaves_out_what_ended_since_its_plan(pages, desk):
     assert [row["reason"] for row in desk.rows(schema.deliveries)] == [None, "cancelled"]
 
 
-def test_a_cancellation_leaves_out_what_was_replayed_since_its_plan(pages, desk):
+def test_a_cancellation_skips_deliveries_that_were_replayed_since_its_plan(pages, desk):
     desk.bury("evt_1")
     fill(desk, "cancel", "evt_2", "evt_3")
     plan = planned(pages, "cancel")
@@ -205,7 +205,7 @@ def test_a_replay_puts_dead_letters_back_for_the_drains(pages, desk):
     assert [lease.round for lease in desk.claim()] == [2, 2]
 
 
-def test_a_drain_may_send_what_a_replay_has_put_back_while_it_goes_on(pages, desk, monkeypatch):
+def test_a_drain_may_send_released_deliveries_while_the_replay_continues(pages, desk, monkeypatch):
     monkeypatch.setattr("resonant.dead_letters.replay._UNPACED_BATCH", 1)
     fill(desk, "replay", "evt_1", "evt_2")
     write_leases, free = desk.store.write_leases, []
@@ -256,7 +256,7 @@ def test_a_plan_that_is_posted_twice_at_once_acts_once(pages, desk):
     assert [entry.count for entry in desk.read(read_audit)] == [2]
 
 
-def test_permanent_failures_and_what_holds_an_endpoint_are_said(pages, desk):
+def test_a_plan_names_permanent_failures_and_the_state_of_the_endpoint(pages, desk):
     fill(desk, "replay", "evt_1")
     desk.bury("evt_2", **PERMANENT)
     desk.run(pausing.pause(desk.store, "orders", who="Zoë"))
@@ -300,7 +300,7 @@ def test_a_slow_replay_shows_its_progress_and_can_be_stopped(pages, desk):
     pages.post(f"{progress}/cancel", code=409)
 
 
-def test_the_end_of_the_console_stops_what_runs(pages, desk):
+def test_the_end_of_the_console_stops_running_operations(pages, desk):
     fill(desk, "replay", "evt_1")
     done = pages.post(PATHS["replay"], plan=planned(pages, "replay", f"{ALL}&rate=0.01"))
     desk.run(pages.console.plans.stop())

@@ -1,17 +1,9 @@
 """Fixtures of the intake's tests."""
 
-import shutil
-
 import pytest
 
 from resonant.intake.access import token_changes
 from support.posting import posting
-
-
-@pytest.fixture
-def sqlite_desk(open_desk, sqlite_template, tmp_path):
-    """For tests of what is the same on both databases."""
-    return open_desk(f"sqlite:///{shutil.copy(sqlite_template, tmp_path)}")
 
 
 @pytest.fixture
