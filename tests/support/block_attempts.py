@@ -1,6 +1,5 @@
 """Single attempts at endpoints of blocks, as a drain makes them."""
 
-import asyncio
 import random
 from typing import Any
 
@@ -10,14 +9,10 @@ from resonant.events import Attempt, Event, Lease
 
 
 async def outcome_of(destination: Destination, given: Event, *, clock=lambda: 0.0, **lease: Any) -> Outcome:
-    """Make one attempt, and again while Prefect's SQLite is busy; return its outcome."""
+    """Make one attempt; return its outcome."""
     leased = {"round_started_at": clock(), "accepted_at": clock()} | lease
     made = Lease(0, 0, "test", given, destination.name, **leased)
-    while True:
-        outcome = await AttemptRunner(clock=clock, rng=random.Random(1)).attempt(made, destination)
-        if outcome.attempt.code != "http_503" or outcome.attempt.retry_after is not None:
-            return outcome
-        await asyncio.sleep(0.2)
+    return await AttemptRunner(clock=clock, rng=random.Random(1)).attempt(made, destination)
 
 
 async def attempt(block: Any, given: Event, name: str, *, destination: Destination | None = None) -> Attempt:

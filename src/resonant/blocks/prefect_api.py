@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import random
 from collections.abc import Awaitable, Iterator
 from typing import Any, Literal, TypeVar
 from urllib.parse import quote
@@ -31,6 +32,9 @@ _TIMEOUT = httpx.codes.REQUEST_TIMEOUT
 _REFUSALS = {400, 409, 413, 422}
 _DENIALS = {401, 403}
 _EXPIRED_TOKEN = "Invalid CSRF token"  # noqa: S105 - a text of Prefect
+# Prefect answers 503 with this text if its SQLite database is locked. That is no outage: most transactions end within milliseconds.
+_LOCKED = '"exception_message":"Service Unavailable"'
+_LOCKED_PAUSES_SECONDS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 1.6)
 # Of a reason, which a store keeps with each attempt.
 REASON_CHARACTERS = 250
 
@@ -69,12 +73,23 @@ class PrefectApi:
     async def ask(
         self, method: Literal["GET", "POST"], path: Any, *, json: Any = None, **place: str
     ) -> httpx.Response:
-        """Make one request, and return the answer, of any status. An expired CSRF token is replaced, and the request repeated once.
+        """Make one request, and return the answer, of any status. While another transaction locks Prefect's database, repeat it.
 
         Raises:
             httpx.HTTPError: no answer.
         """
         client = await self._open()
+        for pause in _LOCKED_PAUSES_SECONDS:
+            answer = await self._ask_once(client, method, path, json, place)
+            if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE or _LOCKED not in answer.text:
+                return answer
+            await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311
+        return await self._ask_once(client, method, path, json, place)
+
+    async def _ask_once(
+        self, client: PrefectClient, method: Literal["GET", "POST"], path: Any, json: Any, place: dict[str, str]
+    ) -> httpx.Response:
+        """Make one request. An expired CSRF token is replaced, and the request repeated once."""
         quoted = {name: quote(value, safe="") for name, value in place.items()}
         for _ in range(2):
             with self.settings():

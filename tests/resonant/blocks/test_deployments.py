@@ -369,6 +369,7 @@ def script_of(answer):
         (respond(408), "transient http_408"),
         (respond(500), "transient http_500 sent"),
         (respond(502), "transient http_502 sent"),
+        (respond(503, body=b"no backend"), "transient http_503"),
         (retry_after("7", 503), "transient http_503 7"),
         (reset_before_response(), "transient connection_reset sent"),
         (never_answer(), "transient read_timeout sent"),
@@ -382,6 +383,31 @@ async def test_each_failure_is_one_request_with_its_verdict(answer, expected, al
     assert len([each for each in server.journal if wanted in each.path]) == 1
     assert verdict(made).replace(" timeout", " read_timeout") == expected
     assert made.duration < 5
+
+
+async def test_a_request_is_repeated_while_the_database_of_prefect_is_locked():
+    locked = respond(503, body=b'{"exception_message":"Service Unavailable"}')
+    answers = iter([locked, locked, respond(201, body=b'{"id": "4ba3e7bb-3b0e-4ac4-a6b8-3c7f3cc0d8a1"}')])
+    script = script_of(None)
+    async with Receiver(lambda each: script(each) or next(answers)) as server:
+        made = await attempt(endpoint_of("flow/main", api_url=f"{server.url}/api"), event())
+    assert (made.result, made.status_code) == ("delivered", 201)
+    keys = [json.loads(each.body)["idempotency_key"] for each in server.journal if "create" in each.path]
+    assert len(keys) == 3
+    assert len(set(keys)) == 1
+
+
+async def test_two_drains_at_once_start_each_run(deployments):
+    name, events = deployments.make(), [Event(id=f"e-{n}", type="t", source="/s", data=n) for n in range(24)]
+
+    async def drain(share: list[Event]) -> None:
+        destination = endpoint_of(name).open(NAME)
+        for each in share:
+            await destination.sink.send(each)
+        await destination.close()
+
+    await asyncio.gather(drain(events[::2]), drain(events[1::2]))
+    assert {each["name"] for each in deployments.runs(name)} == {each.id for each in events}
 
 
 async def test_no_connection_is_transient():
