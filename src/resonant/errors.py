@@ -176,10 +176,10 @@ class RunUnfinished(RunNotCompleted):
     """The run has not ended yet.
 
     Attributes:
-        wait: the time until the next look at it, in seconds.
+        free_wait: the time until the next look at it, in seconds. This failure is not counted in ``max_attempts``.
     """
 
-    wait: float
+    free_wait: float
 
 
 class RunOverdue(RunNotCompleted):
@@ -212,6 +212,11 @@ class NotReady(ResonantError):
 
 class TokenUnavailable(NotReady):
     """There is no OAuth token to send with. Neither the event nor its endpoint is at fault."""
+
+    @property
+    def free_wait(self) -> float:
+        """The same as ``wait``: this failure is not counted in ``max_attempts``."""
+        return self.wait
 
 
 class SettingsError(ResonantError):

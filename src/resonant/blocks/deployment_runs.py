@@ -24,6 +24,7 @@ from resonant.errors import (
     RunOverdue,
     RunRefused,
     RunUnfinished,
+    UnexpectedStatus,
 )
 from resonant.events import Clock, Event, Lease, essence
 from resonant.events.webhook_ids import webhook_id
@@ -38,7 +39,6 @@ _FAILURES: dict[str, type[RunNotCompleted]] = {
     "CRASHED": RunCrashed,
     "CANCELLED": RunCancelled,
 }
-_FAILURE_CODES = {"run_failed", "run_crashed", "run_cancelled"}
 _CHARGED = "resonant.attempts"
 # The next poll follows after a fifth of the wait so far: about 30 polls in an hour, 300 in a day.
 _FIRST_LOOK_SECONDS, _LOOK_SHARE, _LAST_LOOK_SECONDS = 10.0, 0.2, 300.0
@@ -74,13 +74,9 @@ class DeploymentRuns:
             TimeoutError: no answer in time.
             httpx.HTTPError: no answer.
         """
+        if self._block.wait:
+            return await self._poll(event)
         async with asyncio.timeout(self._block.timeout):
-            if self._block.wait:
-                try:
-                    return await self._look_for(event)
-                except RunRefused as error:
-                    self._add_form(error)
-                    raise
             wanted = self._run_of(event)
             refused: RunRefused | None = None
             try:
@@ -98,11 +94,23 @@ class DeploymentRuns:
 
     # --- waiting -----------------------------------------------------------------------------------------------------
 
+    async def _poll(self, event: Event) -> Receipt:
+        try:
+            async with asyncio.timeout(self._block.timeout):
+                return await self._look_for(event)
+        except RunRefused as error:
+            self._add_form(error)
+            raise
+        except (UnexpectedStatus, TimeoutError, httpx.HTTPError) as error:
+            # Attempts are counted for runs that fail, not for a Prefect that does not answer.
+            error.free_wait = _FIRST_LOOK_SECONDS  # type: ignore[union-attr]
+            raise
+
     async def _look_for(self, event: Event) -> Receipt:
         """Find or create the run; after a failed run, create a new one. Return a receipt if it has completed.
 
         Runs are found by their idempotency keys, also if the creator was killed or got no answer. The label ``resonant.attempts``
-        has the charged attempts before the run. If they are unchanged, the failure of the run is not recorded yet.
+        has the round and the charged attempts before the run. If both are unchanged, the failure of the run is not recorded yet.
 
         Raises:
             RunNotCompleted: the run has not ended, or not with success.
@@ -111,7 +119,7 @@ class DeploymentRuns:
         charged = "1.0" if lease is None else f"{lease.round}.{lease.round_attempts}"
         key, status = self._key(event), int(httpx.codes.OK)
         number, run = await self._latest(key)
-        if run is None or (run["labels"].get(_CHARGED) != charged and _is_reported(run, lease)):
+        if run is None or _is_recorded(run, lease, charged):
             wanted = self._run_of(event)
             wanted["idempotency_key"] = _numbered(key, number + 1)
             wanted["labels"][_CHARGED] = charged
@@ -303,12 +311,14 @@ class DeploymentRuns:
             yield warning
 
 
-def _is_reported(run: dict[str, Any], lease: Lease | None) -> bool:
+def _is_recorded(run: dict[str, Any], lease: Lease | None, charged: str) -> bool:
     """Return whether a run failed, and its failure is recorded or older than this round."""
     if run["state_type"] not in _FAILURES or lease is None:
         return False
-    ended_at = datetime.fromisoformat(run["state"]["timestamp"]).timestamp()
-    return lease.code in _FAILURE_CODES or ended_at < lease.round_started_at
+    before = run["labels"].get(_CHARGED, "")
+    if before.startswith(f"{lease.round}."):
+        return before != charged
+    return datetime.fromisoformat(run["state"]["timestamp"]).timestamp() < lease.round_started_at
 
 
 def _numbered(key: str, number: int) -> str:

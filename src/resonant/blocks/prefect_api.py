@@ -83,7 +83,7 @@ class PrefectApi:
             answer = await self._ask_once(client, method, path, json, place)
             if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE or _LOCKED not in answer.text:
                 return answer
-            await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311
+            await asyncio.sleep(pause * random.uniform(0.5, 1.5))
         return await self._ask_once(client, method, path, json, place)
 
     async def _ask_once(

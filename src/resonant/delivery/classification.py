@@ -62,7 +62,6 @@ from resonant.delivery.failure_tables import (
     DNS_NOT_FOUND,
     DNS_TEMPORARY,
     EVENT_EXPIRED,
-    FREE_WAITS,
     NAME_RESOLUTION,
     NOTHING,
     PRECISE,
@@ -179,7 +178,9 @@ class _Classification:
         place, (rank, verdict) = min(ranked, key=lambda each: each[1][0], default=(0, (NOTHING, UNKNOWN)))
         if any(CONNECTING.intersection(_names(link)) for link in links[: place + 1]):
             verdict = replace(verdict, maybe_processed=False)
-        return rank, verdict
+        waits = (getattr(link, "free_wait", None) for link in links)
+        free_wait = next((each for each in waits if isinstance(each, float)), None)
+        return rank, verdict if verdict.category == "permanent" else replace(verdict, free_wait=free_wait)
 
     def _judge_link(self, link: BaseException, depth: int) -> Ranked:
         if isinstance(link, BaseExceptionGroup):
@@ -211,9 +212,7 @@ class _Classification:
                 temporary = isinstance(link, OSError) and link.errno == socket.EAI_AGAIN
                 return PRECISE, DNS_TEMPORARY if temporary else DNS_NOT_FOUND
             if name in RANKED:
-                rank, verdict = RANKED[name]
-                free_wait = getattr(link, "wait", 0.0) if name in FREE_WAITS else None
-                return rank, verdict if free_wait is None else replace(verdict, free_wait=free_wait)
+                return RANKED[name]
         return NOTHING, UNKNOWN
 
     def _judge_status(self, status: int, header: str | None) -> Verdict:

@@ -24,9 +24,6 @@ _BAD_RESPONSE = Verdict("transient", "bad_response", maybe_processed=True)
 _BAD_ENCODING = Verdict("unknown", "bad_response", maybe_processed=True)  # most likely deterministic
 _TLS_ERROR = Verdict("unknown", "tls_error", maybe_processed=True)
 _OS_ERROR = Verdict("transient", "os_error")
-# The ``wait`` of these becomes ``free_wait``.
-_TOKEN_UNAVAILABLE, _RUN_UNFINISHED = "resonant.TokenUnavailable", "resonant.RunUnfinished"
-FREE_WAITS = {_TOKEN_UNAVAILABLE, _RUN_UNFINISHED}
 
 
 def _sent(code: str) -> Verdict:
@@ -62,8 +59,8 @@ TABLES: Mapping[int, Mapping[Verdict, tuple[_Key, ...]]] = {
             errno.EADDRNOTAVAIL,  # no ephemeral port is left
         ),
         _local("transient", "pool_full"): ("httpx.PoolTimeout", "urllib3.EmptyPoolError"),
-        _local("transient", "oauth_token"): (_TOKEN_UNAVAILABLE,),
-        _sent("run_unfinished"): (_RUN_UNFINISHED,),
+        _local("transient", "oauth_token"): ("resonant.TokenUnavailable",),
+        _sent("run_unfinished"): ("resonant.RunUnfinished",),
         # Its flow decides with its own retries how often to repeat it: here, it gets few new runs.
         Verdict("unknown", "run_failed", maybe_processed=True): ("resonant.RunFailed",),
         _sent("run_crashed"): ("resonant.RunCrashed",),

@@ -43,7 +43,6 @@ def outcome(attempt: Attempt) -> str:
 
 def facts(attempt: Attempt) -> list[str]:
     """Return the facts of an attempt: its duration, result and verdict."""
-    is_early = attempt.blame != "local" and attempt.code != "run_unfinished"
     found = (
         f"took {attempt.duration:.3f} s",
         attempt.result,
@@ -52,7 +51,7 @@ def facts(attempt: Attempt) -> list[str]:
         attempt.blame == "local" and "local fault",
         attempt.maybe_processed and attempt.result != "delivered" and "possibly processed",
         attempt.late and "late, changed nothing",
-        attempt.early and ("early, " if is_early else "") + "not counted in max_attempts",
+        attempt.early and "not counted in max_attempts",
     )
     return [part for part in found if part]
 

@@ -44,7 +44,6 @@ class Lease:
         max_attempts: overrides the policy's limit; set when the event was stored.
         backoff_until: the end of the delivery's own backoff, if a gate released it earlier; an earlier failure is not charged.
         crashes: leases of this round that were lost while sending.
-        code: of the last failure that was recorded, in any round.
         begun_at: when the claim also recorded the beginning of the next attempt; None if it did not.
         key: identifies the lease, even among leases of the same delivery.
     """
@@ -64,7 +63,6 @@ class Lease:
     max_attempts: int | None = None
     backoff_until: float | None = None
     crashes: int = 0
-    code: str | None = None
     begun_at: float | None = None
     key: LeaseKey = field(init=False, repr=False, compare=False)
 
@@ -80,7 +78,7 @@ class Attempt:
     Attributes:
         late: reported after its lease was lost; it changed only the history.
         early: not counted in ``max_attempts``: a gate released the delivery before its own backoff ended, there was no OAuth token, or
-            the flow run has not ended.
+            an endpoint that waits for flow runs has no result of one yet.
     """
 
     number: int

@@ -9,7 +9,7 @@ from resonant.dead_letters.advice import advise
 from resonant.delivery.retry import GiveUp, Park, Retry
 from resonant.events import Event
 from resonant.gate.measurements import Answer
-from resonant.testing import Receiver, respond
+from resonant.testing import Receiver, never_answer, respond, retry_after
 from support.block_attempts import outcome_of, verdict
 from support.deployments import EVENT_ONLY, Deployments, LossyRelay, endpoint_of
 
@@ -46,7 +46,6 @@ class Waiting:
             outcome = await outcome_of(destination, self.event, clock=self._clock, **self.lease)
         finally:
             await destination.close()
-        self.lease["code"] = outcome.attempt.code
         decision = outcome.decision
         if decision is not None and not (isinstance(decision, Park) and not decision.charged):
             self.lease["round_attempts"] += 1
@@ -148,6 +147,21 @@ async def test_a_flow_that_always_fails_gets_three_runs_and_a_replay_one_more(de
     assert set(delivery.runs()) == {KEY, *(f"{KEY}.{number}" for number in (2, 3, 4))}
 
 
+@pytest.mark.parametrize("answer", [respond(500), retry_after("40"), never_answer()])
+async def test_a_poll_that_fails_is_not_counted_as_a_failed_run(deployments, answer):
+    delivery, outcome = Waiting(deployments), None
+    for number in range(1, 4):
+        async with Receiver(answer) as server:
+            missed = await delivery.look(api_url=f"{server.url}/api", timeout=0.3)
+        assert not missed.decision.charged
+        assert missed.decision.delay >= (40 if missed.attempt.retry_after else 10)
+        assert is_waiting(await delivery.look())
+        delivery.end("FAILED", KEY if number == 1 else f"{KEY}.{number}")
+        outcome = await delivery.look()
+    assert (outcome.attempt.code, outcome.decision) == ("run_failed", GiveUp("exhausted"))
+    assert len(delivery.runs()) == 3
+
+
 async def test_a_run_that_was_created_many_times_is_found(deployments):
     delivery = Waiting(deployments)
     for number in range(1, 23):
@@ -164,7 +178,7 @@ async def test_a_failure_that_a_killed_process_did_not_record_is_reported_again(
     await delivery.look()
     delivery.end("FAILED")
     await delivery.look()
-    delivery.lease |= {"round_attempts": 0, "code": "worker_lost"}
+    delivery.lease["round_attempts"] = 0
     assert verdict((await delivery.look()).attempt) == "unknown run_failed sent"
     assert list(delivery.runs()) == [KEY]
 
@@ -244,14 +258,13 @@ async def test_a_deleted_run_is_replaced_by_a_new_one(deployments):
     assert (await delivery.look()).attempt.result == "delivered"
 
 
-async def test_after_a_second_run_is_deleted_the_failure_of_the_first_counts_again(deployments):
+async def test_a_second_run_that_is_deleted_is_replaced_by_a_new_one(deployments):
     delivery = Waiting(deployments)
     await delivery.look()
     delivery.end("FAILED")
     await delivery.look()
     await delivery.look()
     deployments.api.delete(f"/flow_runs/{delivery.runs()[f'{KEY}.2']}")
-    assert verdict((await delivery.look()).attempt) == "unknown run_failed sent"
     assert is_waiting(await delivery.look())
     assert set(delivery.runs()) == {KEY, f"{KEY}.2"}
 

@@ -123,7 +123,7 @@ class Flight:
             if self.is_probe:
                 self.endpoint.flights.probe = None
 
-    def note_retry(self, delay: float, code: str | None = None) -> bool:
+    def note_retry(self, delay: float) -> bool:
         """Count an attempt that will be retried after this delay; return whether it is the flight's first."""
         self.lease = replace(
             self.lease,
@@ -131,7 +131,6 @@ class Flight:
             round_attempts=self.lease.round_attempts + 1,
             last_delay=delay,
             backoff_until=None,
-            code=code,
             begun_at=None,
         )
         is_first, self.retried = not self.retried, True

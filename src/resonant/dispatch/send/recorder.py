@@ -81,7 +81,7 @@ class Recorder:
         self.counts.attempts += 1
         match outcome.decision:
             case Retry(delay=delay):
-                if flight.note_retry(delay, outcome.attempt.code):
+                if flight.note_retry(delay):
                     self.counts.retried += 1
             case None:
                 self.counts.delivered += 1

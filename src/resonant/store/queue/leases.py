@@ -538,6 +538,5 @@ def _lease(row: Row[tuple[object, ...]], event: Event, begun_at: float | None) -
         max_attempts=row.max_attempts,
         backoff_until=row.backoff_until,
         crashes=row.crashes,
-        code=row.code,
         begun_at=begun_at,
     )
