@@ -4,8 +4,10 @@ from typing import Annotated, Self
 
 from pydantic import Field, StringConstraints
 
+from resonant.blocks.policies import known_policy
 from resonant.blocks.prefect_endpoint import PrefectEndpoint, PrefectSink
 from resonant.events import Clock, Event
+from resonant.settings import load_settings
 from resonant.sinks.base import Receipt
 
 # RFC 6901; empty for the whole event.
@@ -56,6 +58,22 @@ class DeploymentEndpoint(PrefectEndpoint):
     wait_at_most: float = Field(
         default=86_400.0, gt=0, description="The longest wait for the end of a run, in seconds."
     )
+
+    async def verify(self, name: str) -> list[str]:
+        """Ask Prefect whether the deployment fits; return warnings, also of a wait that the policy ends.
+
+        Raises:
+            EndpointError: it does not, or Prefect does not answer.
+        """
+        warnings = await super().verify(name)
+        settings = load_settings()
+        max_age = settings.policy(known_policy(self.policy, settings)).max_age
+        if self.wait and self.wait_at_most > max_age:
+            warnings.append(
+                f"wait_at_most is {self.wait_at_most:g} s, but the max_age of its policy is {max_age:g} s, after which a delivery "
+                "expires while its run continues: lower wait_at_most, or set a policy with a higher max_age"
+            )
+        return warnings
 
     async def deliver(self, event: Event) -> Receipt | None:
         """Start the run of an event without the store, and without waiting for its end."""

@@ -315,7 +315,7 @@ def _is_recorded(run: dict[str, Any], lease: Lease | None, charged: str) -> bool
     """Return whether a run failed, and its failure is recorded or older than this round."""
     if run["state_type"] not in _FAILURES or lease is None:
         return False
-    before = run["labels"].get(_CHARGED, "")
+    before: str = run["labels"].get(_CHARGED, "")
     if before.startswith(f"{lease.round}."):
         return before != charged
     return datetime.fromisoformat(run["state"]["timestamp"]).timestamp() < lease.round_started_at

@@ -87,7 +87,12 @@ class PrefectApi:
         return await self._ask_once(client, method, path, json, place)
 
     async def _ask_once(
-        self, client: PrefectClient, method: Literal["GET", "POST"], path: Any, json: Any, place: dict[str, str]
+        self,
+        client: PrefectClient,
+        method: Literal["GET", "POST"],
+        path: Any,
+        json: Any,
+        place: dict[str, str],
     ) -> httpx.Response:
         """Make one request. An expired CSRF token is replaced, and the request repeated once."""
         quoted = {name: quote(value, safe="") for name, value in place.items()}

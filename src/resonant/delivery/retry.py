@@ -254,7 +254,9 @@ def decide(
     """
     room = min(round_started_at + policy.max_age, inf if expires_at is None else expires_at) - now
     if verdict.free_wait is not None:
-        return _wait_freely(max(verdict.free_wait, verdict.retry_after or 0.0) * rng.uniform(1, 1 + policy.spread), now, room)
+        return _wait_freely(
+            max(verdict.free_wait, verdict.retry_after or 0.0) * rng.uniform(1, 1 + policy.spread), now, room
+        )
     early_until = backoff_until if backoff_until is not None and now < backoff_until else None
     if early_until is not None and last_delay is not None:
         # The clock may have been set back since the backoff began.

@@ -95,7 +95,9 @@ def parse(
         if name in blocks:
             raise options.Misuse(f"{source}: endpoint {name!r} is declared twice")
         try:
-            blocks[name] = _block(name, row, resolved, settings)
+            block = blocks[name] = _block(name, row, resolved, settings)
+            if isinstance(block, WebhookEndpoint) and (file := block.ca_file) is not None:
+                block.ca_file = given.path_of_certificates(str(folder / file), f"its ca_file {file}")
         except (ValueError, options.Misuse) as error:
             raise options.Misuse(f"{source}: endpoint {name!r}: {error}") from None
     return blocks

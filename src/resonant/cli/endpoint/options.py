@@ -155,12 +155,16 @@ class SettingOptions(_Given):  # type: ignore[misc]
 def _saved(setting: Setting, given: Any) -> Any:
     """Return what is saved of the value of an option."""
     if setting.file == "path":
-        return _path_of_certificates(given, f"{setting.option} {given}")
+        return path_of_certificates(given, f"{setting.option} {given}")
     return _secret_from(setting, given) if setting.secret else given
 
 
-def _path_of_certificates(given: str, option: str) -> str:
-    """Return the absolute path of a file of certificates: processes that send run in other folders."""
+def path_of_certificates(given: str, option: str) -> str:
+    """Return the absolute path of a file of certificates: processes that send run in other folders.
+
+    Raises:
+        Misuse: it cannot be read, or has no certificates.
+    """
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cafile=given)
     except ssl.SSLError:

@@ -7,7 +7,7 @@ import logging
 import os
 import re
 import signal
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -169,10 +169,7 @@ async def _serve(
             f"documentation  {url}/docs",
             f"store          {store}",
             f"access         {_access(tokens, no_auth=no_auth)}",
-            *(
-                f"{'sources' if not number else '':<15}{url}/sources/{name}"
-                for number, name in enumerate(sources or ())
-            ),
+            *lines_of_sources(url, sources or (), width=_LABEL_WIDTH),
             "Ctrl-C stops it.",
         ):
             output.write_paragraph(line, indent=_LABEL_WIDTH)
@@ -190,6 +187,13 @@ def url_of(listener: socket.socket) -> str:
     """Return the address of a server."""
     host, port = listener.getsockname()[:2]
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def lines_of_sources(url: str, names: Iterable[str], *, width: int) -> list[str]:
+    """Return a line for each source, with the URL that its service posts to."""
+    return [
+        f"{'' if number else 'sources':<{width}}{url}/sources/{name}" for number, name in enumerate(names)
+    ]
 
 
 def exit_within(seconds: int) -> None:

@@ -12,10 +12,11 @@ import typer
 from resonant import output
 from resonant.cli import options
 from resonant.cli.command_store import command_store, run_async
-from resonant.cli.run.serve import given_sources, require_checks
+from resonant.cli.run.serve import given_sources, lines_of_sources, require_checks
 from resonant.local.project import make_flows_importable, project_directory
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from contextlib import AbstractContextManager
 
     from resonant.local.stack import Stack
@@ -87,12 +88,13 @@ def up(
 
     if intake_port == port:
         raise options.Misuse(f"--serve {port} is the port of the server: choose another")
+    declared: Collection[str] = ()
     if console_port and console_port in (port, intake_port):
         raise options.Misuse(f"--console {console_port} is the port of another part: choose another")
     if sources is not None:
         if intake_port is None:
             raise options.Misuse("--sources needs --serve PORT: the port that accepts webhooks")
-        require_checks(given_sources(sources), is_local=True)
+        require_checks(declared := given_sources(sources), is_local=True)
     with command_store() as opened:
         settings, store, watches = opened.settings, opened.run(_name), opened.read(read_watches)
     starting = whole_stack(
@@ -111,7 +113,7 @@ def up(
             output.say(_REPORTS_ELSEWHERE)
         if is_open_to_all(stack.server.api_url):
             output.say(_OPEN_TO_ALL)
-        write_what_runs(stack, store, settings, intake_port=intake_port, sources=sources)
+        write_what_runs(stack, store, settings, intake_port=intake_port, sources=declared)
         with contextlib.suppress(KeyboardInterrupt):
             stack.watch()
 
@@ -152,7 +154,7 @@ def write_what_runs(
     settings: Settings,
     *,
     intake_port: int | None = None,
-    sources: Path | None = None,
+    sources: Collection[str] = (),
 ) -> None:
     """Write the addresses and files of the running stack, a line each."""
     from resonant.local.artifacts import GATES_ARTIFACT, METRICS_ARTIFACT, TRIAGE_ARTIFACT, page
@@ -167,13 +169,9 @@ def write_what_runs(
             f"password     the line in {password_file(settings)}, for the UI, the console and PREFECT_API_AUTH_STRING"
         )
     if intake_port is not None:
-        lines.append(
-            f"events       http://127.0.0.1:{intake_port}/events, with a token of `resonant token create`"
-        )
-    if sources is not None:
-        lines.append(
-            f"webhooks     http://127.0.0.1:{intake_port}/sources/NAME, for each source of {sources}"
-        )
+        intake = f"http://127.0.0.1:{intake_port}"
+        lines.append(f"events       {intake}/events, with a token of `resonant token create`")
+        lines += lines_of_sources(intake, sources, width=_LABEL_WIDTH)
     lines += [
         f"undelivered  {', '.join(pages)}",
         f"deployments  {', '.join(stack.deployments)}",

@@ -193,6 +193,16 @@ def test_a_reference_reads_a_file_outside_the_folder_only_if_that_is_allowed(whe
     assert allowed.header_values("shop") == {"x": "another secret"}
 
 
+def test_certificates_are_found_in_the_folder_of_the_file_by_processes_in_other_folders(tmp_path):
+    certificates = tmp_path / "below" / "ca.pem"
+    certificates.parent.mkdir()
+    with pytest.raises(Misuse, match=r"'shop': its ca_file below/ca.pem: No such file or directory$"):
+        shop("ca_file: below/ca.pem", tmp_path)
+    trustme.CA().cert_pem.write_to_path(certificates)
+    assert shop("ca_file: below/ca.pem", tmp_path).ca_file == str(certificates)
+    assert shop(f"ca_file: {certificates}").ca_file == str(certificates)
+
+
 def test_aliases_may_repeat_a_value_but_not_multiply_it():
     shared = f"common: &common {{rate: 5}}\nendpoints:\n- {{{SHOP}, <<: *common}}\n"
     assert read(shared)["shop"].rate == 5

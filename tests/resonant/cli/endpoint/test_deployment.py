@@ -224,6 +224,16 @@ def test_pauses_and_a_strategy_that_cancels_runs_are_warnings(endpoint, resonant
     assert [each for each in paused if f"{full}: {each}" not in said] == []
 
 
+@pytest.mark.parametrize(
+    ("options", "warns"), [("--wait", True), ("--wait --wait-at-most 7200", False), ("", False)]
+)
+def test_a_wait_that_the_policy_ends_is_a_warning(endpoint, deployments, name, monkeypatch, options, warns):
+    monkeypatch.setenv("RESONANT_POLICIES", '{"brief": {"max_age": "2h"}}')
+    given = ["--deployment", deployments.make(), "--policy", "brief", *options.split()]
+    said = " ".join(endpoint("add", name, *given).err.split())
+    assert ("wait_at_most is 86400 s, but the max_age of its policy is 7200 s" in said) is warns
+
+
 def test_a_work_queue_of_the_endpoint_is_the_one_that_status_looks_at(endpoint, resonant, deployments, name):
     deployment = deployments.make()
     queues = f"/work_pools/{deployments.read(deployment)['work_pool_name']}/queues"

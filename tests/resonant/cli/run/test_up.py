@@ -78,10 +78,13 @@ def test_on_a_terminal_paths_and_names_are_not_broken(tmp_path, monkeypatch, cap
     parts.end()
     stack = Stack(Server("http://127.0.0.1:4200/api"), names, parts, False, bool, "http://127.0.0.1:4201")
 
-    write_what_runs(stack, "sqlite:///resonant.db", load_settings())
+    sources = ("github", "billing")
+    write_what_runs(stack, "sqlite:///resonant.db", load_settings(), intake_port=8080, sources=sources)
 
     shown = capsys.readouterr().out
     assert "\nconsole      http://127.0.0.1:4201\n" in shown
+    to_paste = "http://127.0.0.1:8080/sources"
+    assert f"\nsources      {to_paste}/github\n             {to_paste}/billing\n" in shown
     assert "\ndeployments  collect-dead-letters/collect-dead-letters,\n" in shown
     pages = [
         f"http://127.0.0.1:4200/artifacts/key/{key}"
