@@ -8,6 +8,7 @@ from resonant.events.attributes import RESERVED_NAMES, canonical_text
 from resonant.events.data import (
     ABSENT,
     Form,
+    JsonBytes,
     charset_of,
     decode_base64,
     encode_data,
@@ -49,6 +50,7 @@ __all__ = [
     "Event",
     "EventKey",
     "Form",
+    "JsonBytes",
     "Lease",
     "LeaseKey",
     "Reason",

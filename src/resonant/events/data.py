@@ -21,6 +21,10 @@ class _Absent(Enum):
 ABSENT: Final = _Absent.ABSENT
 
 
+class JsonBytes(bytes):
+    """Data that is valid JSON in UTF-8, and is sent as it is."""
+
+
 def encode(data: Any, datacontenttype: str | None) -> tuple[Form, bytes]:
     """Return the form of ``data``, and the bytes to send.
 
@@ -34,6 +38,8 @@ def encode(data: Any, datacontenttype: str | None) -> tuple[Form, bytes]:
     form: Form
     if data is ABSENT:
         return "absent", b""
+    if isinstance(data, JsonBytes):
+        return "json", bytes(data)
     if isinstance(data, bytes):
         return "bytes", data
     if datacontenttype is None or is_json(datacontenttype):

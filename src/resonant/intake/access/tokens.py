@@ -259,6 +259,8 @@ def _matcher(glob: str) -> Callable[[str], bool]:
 
 def has_dot_segment(source: str) -> bool:
     """Return whether the path of a source has the segments . or .., also encoded."""
+    if "." not in source and "%" not in source:
+        return False
     path = re.split("[?#]", source, maxsplit=1)[0]
     while (decoded := unquote(path)) != path:
         path = decoded

@@ -125,7 +125,7 @@ def _source(fields: Mapping[str, Any], path: Path) -> Source:
         type=parsed["type"],
         source=parsed["source"],
         ids=[_template("id", text) for text in ([row.id] if row.id else scheme.ids)],
-        subject=parsed["subject"],
+        subject=parsed["subject"] if row.subject else None,
         extensions={name: _template(name, text) for name, text in row.extensions.items()},
         tolerance=row.tolerance or TOLERANCE_SECONDS,
         max_bytes=row.max_bytes,

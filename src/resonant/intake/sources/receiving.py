@@ -1,9 +1,8 @@
 """``POST /sources/NAME``: checks a webhook, stores its event, and answers after the commit as its sender expects."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from collections import OrderedDict
+from collections.abc import Mapping
 from hashlib import sha256
 from typing import Any
 
@@ -25,6 +24,8 @@ from resonant.intake.sources.source import Source, Stale
 from resonant.intake.sources.templates import Received
 from resonant.store.queue.accept import Acceptance, Conflict
 
+# A source, a type and the hash of what was signed.
+_Content = tuple[str, str, bytes]
 # Remembered webhooks, to recognise copies under other ids.
 _MOST_REMEMBERED = 100_000
 _RESULTS: Mapping[int, SourceResult] = {
@@ -67,6 +68,7 @@ class Receiving:
         self._steady = steady
         self._budgets: dict[tuple[str, float], Budget] = {}
         self._copies = _Copies(steady)
+        self._storing: dict[_Content, asyncio.Event] = {}
         self._local = LocalAccess()
 
     async def post(self, request: Request) -> Response:
@@ -106,13 +108,21 @@ class Receiving:
         self._charge(source)
         if not source.may_be_copied:
             return await self._store(source, event)
-        async with self._copies.held((source.name, event.type), source.signed(received)) as copy:
-            if copy.event_id not in (None, event.id):
-                return "duplicate", _answer(source, Acceptance(event, duplicate=True), copy.event_id)
+        # Shopify sends the same body for several topics, which are types.
+        key = (source.name, event.type, sha256(source.signed(received)).digest())
+        while (storing := self._storing.get(key)) is not None:
+            await storing.wait()
+        if (known := self._copies.get(key)) not in (None, event.id):
+            return "duplicate", _answer(source, Acceptance(event, duplicate=True), known)
+        self._storing[key] = storing = asyncio.Event()
+        try:
             result, answer = await self._store(source, event)
             if result in ("stored", "duplicate"):
-                copy.event_id = event.id
-            return result, answer
+                self._copies.add(key, event.id)
+        finally:
+            del self._storing[key]
+            storing.set()
+        return result, answer
 
     def _judge(self, source: Source, received: Received, query: str, most_bytes: int) -> Event | Response:
         try:
@@ -158,37 +168,23 @@ class Receiving:
         raise Problem(422, "no subscription matches the event")
 
 
-@dataclass(slots=True)
-class _Copy:
-    until: float
-    event_id: str | None = None
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-
-
 class _Copies:
-    """The signed contents of recently stored webhooks, in this process."""
+    """The ids of the events of recently stored contents, in this process."""
 
     def __init__(self, steady: Clock) -> None:
         self._steady = steady
-        self._by_hash: dict[tuple[str, str, bytes], _Copy] = {}
+        # An ordered one finds its first key at once, also after many were removed.
+        self._stored: OrderedDict[_Content, tuple[float, str]] = OrderedDict()
 
-    @asynccontextmanager
-    async def held(self, of: tuple[str, str], signed: bytes) -> AsyncIterator[_Copy]:
-        """Yield the record of a signed content; other requests with the same content wait.
+    def get(self, key: _Content) -> str | None:
+        until, event_id = self._stored.get(key, (0.0, None))
+        return event_id if self._steady() < until else None
 
-        Args:
-            of: the source and the type. Shopify sends the same body for several topics.
-            signed: the content.
-        """
-        now, key = self._steady(), (*of, sha256(signed).digest())
-        while self._by_hash:
-            first = next(iter(self._by_hash))
-            if now < self._by_hash[first].until and len(self._by_hash) < _MOST_REMEMBERED:
-                break
-            del self._by_hash[first]
-        copy = self._by_hash.setdefault(key, _Copy(now + TOLERANCE_SECONDS))
-        async with copy.lock:
-            yield copy
+    def add(self, key: _Content, event_id: str) -> None:
+        now, stored = self._steady(), self._stored
+        while stored and (len(stored) >= _MOST_REMEMBERED or next(iter(stored.values()))[0] <= now):
+            stored.popitem(last=False)
+        stored.setdefault(key, (now + TOLERANCE_SECONDS, event_id))
 
 
 def _challenge(source: Source, received: Received) -> Response | None:

@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from resonant.errors import InvalidEvent
-from resonant.events import ABSENT, OWN_SOURCE, Event, charset_of, is_json
+from resonant.events import ABSENT, OWN_SOURCE, Event, JsonBytes, charset_of, is_json
 from resonant.intake.access.tokens import has_dot_segment
 from resonant.intake.sources.schemes import TOLERANCE_SECONDS, Options, Scheme
 from resonant.intake.sources.templates import FORM, Received, Template
@@ -101,31 +102,20 @@ class Source:
         if is_reserved(event_type):
             raise InvalidEvent(f"the type {event_type!r:.80} is reserved", member="type")
         kind = received.headers.get("content-type")
-        form = "json" if received.body and _is_valid_json(received, kind) else None
-        is_text = received.kind == FORM and received.body.isascii()
-        event = Event(
+        data: Any = received.body
+        if _is_valid_json(received, kind):
+            data = JsonBytes(data)
+        elif received.kind == FORM and data.isascii():
+            data = data.decode("ascii")
+        return Event(
             id=self._id(received),
             type=event_type,
             source=source,
             subject=(self.subject and self.subject.render(received)) or None,
             extensions={name: each.render(received) or None for name, each in self.extensions.items()},
-            data=(received.body.decode("ascii") if is_text else received.body) or ABSENT,
+            data=data or ABSENT,
             datacontenttype=kind,
             max_bytes=most_bytes,
-        )
-        if form is None:
-            return event
-        return Event.from_stored(
-            id=event.id,
-            type=event.type,
-            source=event.source,
-            body=event.body,
-            subject=event.subject,
-            form=form,
-            datacontenttype=None if event.datacontenttype == "application/json" else event.datacontenttype,
-            extensions_json=event.extensions_json,
-            traceparent=event.traceparent,
-            tracestate=event.tracestate,
         )
 
     def _id(self, received: Received) -> str:

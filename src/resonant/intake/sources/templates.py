@@ -21,6 +21,8 @@ from resonant.input_lines import decode_json
 FORM = "application/x-www-form-urlencoded"
 MOST_CHARACTERS = 1_024
 _MOST_FIELDS = 1_000
+# `quote` does not change it, but takes longer to find this out.
+_UNRESERVED = re.compile(r"[A-Za-z0-9_.~-]*")
 _PLACE = re.compile(
     r"\{(?:header\.(?P<header>[A-Za-z0-9_-]+)|data(?P<pointer>(?:/[^{}|]*)+))(?:\|(?P<default>[^{}]*))?\}"
 )
@@ -151,8 +153,11 @@ def _text(place: _Place, received: Received, safe: str) -> str:
         return str(found).lower()
     if not isinstance(found, str | int | float | Decimal):
         raise InvalidEvent(f"{place.text} is not a single value", "wrong_type")
+    text = str(found)
+    if _UNRESERVED.fullmatch(text):
+        return text
     try:
-        return quote(str(found), safe=safe, errors="strict")
+        return quote(text, safe=safe, errors="strict")
     except UnicodeEncodeError:
         raise InvalidEvent(f"{place.text} has a lone surrogate") from None
 
