@@ -121,7 +121,7 @@ def _source(fields: Mapping[str, Any], path: Path) -> Source:
         name=row.name,
         verify=row.verify,
         scheme=scheme,
-        options=Options(_secrets(row, path), **given),
+        options=Options(_secrets(row, path), **scheme.sets, **given),
         type=parsed["type"],
         source=parsed["source"],
         ids=[_template("id", text) for text in ([row.id] if row.id else scheme.ids)],

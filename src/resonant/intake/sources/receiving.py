@@ -3,7 +3,6 @@
 import asyncio
 from collections import OrderedDict
 from collections.abc import Mapping
-from hashlib import sha256
 from typing import Any
 
 from starlette.requests import Request
@@ -24,8 +23,8 @@ from resonant.intake.sources.source import Source, Stale
 from resonant.intake.sources.templates import Received
 from resonant.store.queue.accept import Acceptance, Conflict
 
-# A source, a type and the hash of what was signed.
-_Content = tuple[str, str, bytes]
+# A source, a type and a signature.
+_Content = tuple[str, str, str]
 # Remembered webhooks, to recognise copies under other ids.
 _MOST_REMEMBERED = 100_000
 _RESULTS: Mapping[int, SourceResult] = {
@@ -109,7 +108,7 @@ class Receiving:
         if not source.may_be_copied:
             return await self._store(source, event)
         # Shopify sends the same body for several topics, which are types.
-        key = (source.name, event.type, sha256(source.signed(received)).digest())
+        key = (source.name, event.type, received.headers[source.options.header])
         while (storing := self._storing.get(key)) is not None:
             await storing.wait()
         if (known := self._copies.get(key)) not in (None, event.id):

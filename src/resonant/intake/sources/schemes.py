@@ -3,10 +3,10 @@
 import base64
 import hmac
 import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import parse_qsl
 
 from starlette.datastructures import Headers
@@ -29,8 +29,8 @@ class Options:
 
     Attributes:
         secrets: one of them must fit.
-        header: name of the header with the signature or the token (``hmac``, ``token``).
-        algorithm, encoding, prefix: how the signature is written (``hmac``).
+        header: name of the header with the only signature, or the token.
+        algorithm, encoding, prefix: how this signature is written.
         url: the public URL of the source (``twilio``).
     """
 
@@ -54,7 +54,8 @@ class Scheme:
         check: raises ``Forged`` if no secret fits.
         type, source: templates; ``{name}`` in ``source`` is the name of the source.
         ids: templates; the first one that has its values counts.
-        signs_body_only: whether the signature covers no header. A copy with another id in a header is recognised by its body.
+        signs_body_only: whether the signature covers no header. A copy with another id in a header is recognised by its signature.
+        sets: its own values of options.
         needs, takes: settings that it requires, and others that it allows. A scheme whose signature covers a time takes ``tolerance``.
     """
 
@@ -63,6 +64,7 @@ class Scheme:
     source: str = "/{name}"
     ids: Sequence[str] = ()
     signs_body_only: bool = False
+    sets: Mapping[str, Any] = field(default_factory=dict)
     needs: Sequence[str] = ()
     takes: Sequence[str] = ()
 
@@ -128,11 +130,6 @@ def _standard_webhooks(received: Received, _query: str, options: Options) -> flo
     return _time(time)
 
 
-def _github(received: Received, _query: str, options: Options) -> None:
-    given = _sent(_only(received.headers, "x-hub-signature-256"))
-    _require([given], _signed(received.body, options, prefix="sha256="))
-
-
 def _stripe(received: Received, _query: str, options: Options) -> float:
     given = [each.partition("=") for each in _only(received.headers, "stripe-signature").split(",")[:20]]
     times = [value for key, _, value in given if key == "t"]
@@ -151,11 +148,6 @@ def _slack(received: Received, _query: str, options: Options) -> float:
     return _time(time)
 
 
-def _shopify(received: Received, _query: str, options: Options) -> None:
-    given = _sent(_only(received.headers, "x-shopify-hmac-sha256"))
-    _require([given], _signed(received.body, options, encoding="base64"))
-
-
 def _twilio(received: Received, query: str, options: Options) -> None:
     """Twilio signs the URL and the sorted fields of a form; of another body, a hash in the URL."""
     signed = _bytes(options.url + (f"?{query}" if query else ""))
@@ -169,7 +161,7 @@ def _twilio(received: Received, query: str, options: Options) -> None:
         except ValueError:
             raise Forged from None
         signed += b"".join(_bytes(key + value) for key, value in fields)
-    given = _sent(_only(received.headers, "x-twilio-signature"))
+    given = _sent(_only(received.headers, options.header))
     _require([given], _signed(signed, options, "sha1", "base64"))
     if not is_form and (received.body or hashes):
         _require([_bytes(each) for each in hashes[:1]], iter([_bytes(sha256(received.body).hexdigest())]))
@@ -182,10 +174,6 @@ def _hmac(received: Received, _query: str, options: Options) -> None:
 
 def _token(received: Received, _query: str, options: Options) -> None:
     _require([_sent(_only(received.headers, options.header))], map(_bytes, options.secrets))
-
-
-def _gitlab(received: Received, _query: str, options: Options) -> None:
-    _require([_sent(_only(received.headers, "x-gitlab-token"))], map(_bytes, options.secrets))
 
 
 def _basic(received: Received, _query: str, options: Options) -> None:
@@ -206,17 +194,19 @@ SCHEMES: dict[str, Scheme] = {
         takes=["tolerance"],
     ),
     "github": Scheme(
-        _github,
+        _hmac,
         "com.github.{header.x-github-event}.{data/action|none}",
         "/github/{data/repository/full_name|organisation}",
         ["{header.x-github-delivery}"],
         signs_body_only=True,
+        sets={"header": "x-hub-signature-256", "prefix": "sha256="},
     ),
     "gitlab": Scheme(
-        _gitlab,
+        _token,
         "com.gitlab.{data/object_kind|event}",
         "/gitlab/{data/project/path_with_namespace|group}",
         ["{header.idempotency-key}", "{header.x-gitlab-event-uuid}"],
+        sets={"header": "x-gitlab-token"},
     ),
     "stripe": Scheme(_stripe, "com.stripe.{data/type}", ids=["{data/id}"], takes=["tolerance"]),
     "slack": Scheme(
@@ -228,11 +218,12 @@ SCHEMES: dict[str, Scheme] = {
         takes=["tolerance"],
     ),
     "shopify": Scheme(
-        _shopify,
+        _hmac,
         "com.shopify.{header.x-shopify-topic}",
         "/shopify/{header.x-shopify-shop-domain|shop}",
         ["{header.x-shopify-webhook-id}"],
         signs_body_only=True,
+        sets={"header": "x-shopify-hmac-sha256", "encoding": "base64"},
     ),
     "twilio": Scheme(
         _twilio,
@@ -240,6 +231,7 @@ SCHEMES: dict[str, Scheme] = {
         "/twilio/{data/AccountSid|account}",
         ["{header.i-twilio-idempotency-token}", "{header.x-twilio-signature}"],
         signs_body_only=True,
+        sets={"header": "x-twilio-signature"},
         needs=["url"],
     ),
     "hmac": Scheme(

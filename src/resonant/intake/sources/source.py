@@ -67,15 +67,6 @@ class Source:
         """Whether a captured request can be sent again under another id."""
         return self.scheme.signs_body_only and any(each.has_header for each in self.ids)
 
-    def signed(self, received: Received) -> bytes:
-        """Return an identity of the signed content of a checked request, independent of its encoding.
-
-        Twilio signs decoded fields, so different bodies can have the same signature.
-        """
-        if self.verify == "twilio":
-            return received.headers["x-twilio-signature"].encode("latin-1")
-        return received.body
-
     def check(self, received: Received, query: str, now: float) -> None:
         """Check the signature of a request and its time.
 
