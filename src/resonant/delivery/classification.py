@@ -26,6 +26,7 @@
     │   └── an invalid request             permanent   invalid_url, unsupported_protocol, invalid_request ...
     ├── a flow run that is waited for
     │   ├── not ended                      transient   run_unfinished, not counted in ``max_attempts``
+    │   ├── Prefect does not answer        as below    not counted in ``max_attempts``
     │   ├── failed                         unknown     run_failed
     │   ├── crashed                        transient   run_crashed
     │   └── cancelled, or not ended in time  permanent   run_cancelled, run_overdue
