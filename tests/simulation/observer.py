@@ -66,6 +66,8 @@ _IDLE_SECONDS, _PATIENCE = 3.0, {"paced": 30.0, "probing": 30.0}
 _ROUND_TRIPS = 30
 # How long a drain runs before it counts, and how long the server's clock must have been steady.
 _DRAIN_SECONDS, _CALM_SECONDS = 10.0, 90.0
+# An outage looks longer after the clock is set ahead, so that its next probe waits for up to two minutes.
+_LATEST_PROBE_SECONDS = 140.0
 _GATES = "SELECT endpoint, state, failing, since, not_before FROM resonant_gates"
 _EARLIEST = """SELECT available_at, id FROM resonant_deliveries
   WHERE endpoint = :endpoint AND available_at IS NOT NULL AND lease_owner IS NULL AND event_type != :bad_type
@@ -525,6 +527,8 @@ class Observer:
             is_failing = failing or self._now - receiver.bad_at < 30.0
             longest = 10.0 if is_failing else _IDLE_SECONDS + _ROUND_TRIPS * self._world.server.longest
             limit = longest if state == "normal" else _PATIENCE.get(state)
+            if state == "probing" and self._set_clock:
+                limit = _LATEST_PROBE_SECONDS
             if limit is None or receiver.is_busy or not receiver.is_healthy_since(self._now - 2 * limit - 10):
                 continue
             of = {"endpoint": receiver.name, "bad_type": receiver.bad_type or ""}
