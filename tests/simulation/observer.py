@@ -449,7 +449,9 @@ class Observer:
                 "duplicate", f"{name} was received twice, at {earlier[-1].at:.3f} and {request.at:.3f}"
             )
         until, noted_at = known.retry_after
-        if known.has_recorded and request.at < until and not self._may_undercut(request.endpoint, noted_at):
+        # A request of a stopped process may still be on its way when another process gets the Retry-After.
+        was_known = known.has_recorded and request.sent_at >= noted_at
+        if was_known and request.at < until and not self._may_undercut(request.endpoint, noted_at):
             raise Broken("retry-after", f"{name} was sent {until - request.at:.3f} s too early")
         known.requests.append(request)
 
