@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from sqlalchemy import Connection, case, func, select, update
+from sqlalchemy import Connection, case, exists, false, func, select, update
 
 from resonant.display import counted, one_line
 from resonant.errors import ResonantError
@@ -17,7 +17,7 @@ from resonant.store.engine.wakeup import announce
 from resonant.store.queue.gate_changes import change_and_report
 from resonant.store.shared.gates import Gate, GateChange, read_gates
 
-_d = schema.deliveries.c
+_d, _a = schema.deliveries.c, schema.attempts.c
 # The deliveries that one transaction makes due: few enough that outcomes do not wait long for it.
 _BATCH = 500
 # The status, the artifacts and the events about gates show each reason on one line.
@@ -93,7 +93,10 @@ async def resume(store: Store, endpoint: str, *, who: str, send_parked: bool = F
     made_due, due_from = 0, 0.0
     async with audited(store, who=who, action="resume", selection=selection) as audit_id:
         change = await store.write(_change, endpoint, _resumed, at=now)
-        make_due = partial(make_parked_due, endpoint=endpoint, limit=_BATCH, now=now, audit_id=audit_id)
+        newest = await store.read(_newest_attempt)
+        make_due = partial(
+            make_parked_due, endpoint=endpoint, limit=_BATCH, now=now, newest=newest, audit_id=audit_id
+        )
         while batch := await store.write(make_due, due_from=due_from):
             made_due, due_from = made_due + len(batch), batch[-1]
     parked = counted(made_due, "parked delivery is", "parked deliveries are")
@@ -157,17 +160,24 @@ def make_parked_due(
     limit: int,
     now: float,
     due_from: float = 0.0,
+    newest: int | None = None,
     audit_id: int | None = None,
 ) -> list[float]:
     """Make up to ``limit`` parked deliveries of an endpoint due now, except locked rows; return when they were due.
 
     Those that are due first come first; those due before ``due_from`` are left out. A failure before the end of a delivery's
     own backoff is not charged.
+
+    Args:
+        newest: the key of the newest attempt when the operator decided; later failures keep their waits, such as a Retry-After.
     """
+    has_failed_since = exists().where(
+        *(_a.delivery_id == _d.id, _a.number == _d.attempts), false() if newest is None else _a.id > newest
+    )
     first = (
         select(_d.id, _d.available_at)
         .where(_d.endpoint == endpoint, _d.available_at > now, _d.lease_owner.is_(None))
-        .where(_d.available_at >= due_from)
+        .where(_d.available_at >= due_from, ~has_failed_since)
         .order_by(_d.available_at, _d.id)
         .limit(limit)
         .with_for_update(skip_locked=True, key_share=True)
@@ -181,3 +191,7 @@ def make_parked_due(
         add_to_audit(connection, audit_id, len(picked))
         announce(connection)
     return [row.available_at for row in picked]
+
+
+def _newest_attempt(connection: Connection) -> int:
+    return connection.execute(select(func.max(_a.id))).scalar() or 0

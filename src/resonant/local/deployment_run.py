@@ -22,7 +22,8 @@ async def start_run(deployment: str, parameters: dict[str, object], settings: Se
         key: the same key starts one run.
 
     Raises:
-        ServerError: no server is known, it does not answer within 5 seconds, or it refuses.
+        ServerError: no server is known, or it refuses.
+        TimeoutError: it does not answer within 5 seconds, and may have started the run.
     """
     if (url := known_url(settings)) is None:
         raise ServerError("no Prefect server is known")
@@ -40,7 +41,7 @@ async def start_run(deployment: str, parameters: dict[str, object], settings: Se
                     deployment, parameters=parameters, timeout=0, as_subflow=False, idempotency_key=key
                 )
     except TimeoutError:
-        raise ServerError(
+        raise TimeoutError(
             f"the Prefect server at {without_credentials(url)} did not answer in time"
         ) from None
     except Exception as error:  # noqa: BLE001 - of many classes, and the caller goes on without Prefect

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import socket
 
 import pytest
 
@@ -326,6 +327,24 @@ def test_a_replay_is_put_back_if_prefect_does_not_answer(desk, settings, monkeyp
         said = pages.html(answer.headers["location"])
     assert re.search(r"put back, and drains send them, since the Prefect server at .* started no run", said)
     assert not untouched(desk)
+
+
+@pytest.mark.parametrize(
+    ("given", "is_put_back"), [("", True), ("&limit=2", True), ("&limit=1", False), ("&rate=5", False)]
+)
+def test_a_run_that_may_have_started_is_not_doubled(desk, settings, monkeypatch, given, is_put_back):
+    monkeypatch.setattr("resonant.local.deployment_run._ANSWER_SECONDS", 0.2)
+    fill(desk, "replay", "evt_1", "evt_2")
+    with (
+        socket.create_server(("127.0.0.1", 0)) as silent,
+        open_pages(desk, settings=settings, find_ui=lambda: "http://127.0.0.1") as pages,
+    ):
+        monkeypatch.setenv("PREFECT_API_URL", f"http://127.0.0.1:{silent.getsockname()[1]}/api")
+        plan = planned(pages, "replay", ALL + given)
+        answer = pages.post(PATHS["replay"], plan=plan, code=200 if is_put_back else 503)
+        settle(desk)
+    assert ("a plan starts one run only" in str(answer)) != is_put_back
+    assert bool(untouched(desk)) != is_put_back
 
 
 def test_a_purge_writes_an_archive_unless_told_otherwise(pages, desk, settings):

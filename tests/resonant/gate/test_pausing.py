@@ -247,6 +247,29 @@ def test_parked_deliveries_are_sent_on_request_and_counted(operator, desk, park,
     assert len(desk.claim(1_000)) == parked
 
 
+def test_deliveries_that_are_parked_again_meanwhile_keep_their_waits(desk, park, monkeypatch):
+    monkeypatch.setattr("resonant.gate.pausing._BATCH", 1)
+    park(*(f"evt_{number}" for number in range(10)))
+
+    async def fail_again():
+        while not resuming.done() and len(failed) < 50:
+            for lease in await desk.store.claim("orders", owner="worker", limit=100):
+                failed.append(lease.event.id)
+                await desk.store.begin([lease])
+                await desk.store.record([desk.failed(lease, desk.park_for(2 * DAY))])
+            await asyncio.sleep(0)
+
+    async def both():
+        nonlocal resuming
+        resuming = asyncio.ensure_future(resume(desk.store, "orders", who="ann", send_parked=True))
+        await fail_again()
+        return await resuming
+
+    failed, resuming = [], None
+    assert desk.run(both()).made_due == 10
+    assert len(failed) == len(set(failed)) > 0
+
+
 def test_only_parked_deliveries_of_the_endpoint_become_due(desk, park):
     park("evt_1", "evt_2")
     park("evt_other", endpoint="billing")

@@ -110,7 +110,10 @@ async def replay(asked: Asked) -> Done:
             run = await start_run(
                 _DEPLOYMENT, request.as_parameters(), asked.console.settings, key=plan_key(asked)
             )
-        except ServerError as error:
+        except (ServerError, TimeoutError) as error:
+            # A run that has started takes its own share of a limit or a rate. Otherwise, each dead letter is taken once.
+            if isinstance(error, TimeoutError) and (planned.beyond_limit or request.rate):
+                raise Problem(503, f"{error}; try again: a plan starts one run only") from None
             why = f", since {error}"
         else:
             selection = {**request.as_dict(), "flow_run": run}
