@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from sqlalchemy import Connection, case, exists, false, func, select, update
+from sqlalchemy import Connection, case, exists, func, select, update
 
 from resonant.display import counted, one_line
 from resonant.errors import ResonantError
@@ -159,8 +159,8 @@ def make_parked_due(
     *,
     limit: int,
     now: float,
+    newest: int,
     due_from: float = 0.0,
-    newest: int | None = None,
     audit_id: int | None = None,
 ) -> list[float]:
     """Make up to ``limit`` parked deliveries of an endpoint due now, except locked rows; return when they were due.
@@ -171,9 +171,7 @@ def make_parked_due(
     Args:
         newest: the key of the newest attempt when the operator decided; later failures keep their waits, such as a Retry-After.
     """
-    has_failed_since = exists().where(
-        *(_a.delivery_id == _d.id, _a.number == _d.attempts), false() if newest is None else _a.id > newest
-    )
+    has_failed_since = exists().where(_a.delivery_id == _d.id, _a.number == _d.attempts, _a.id > newest)
     first = (
         select(_d.id, _d.available_at)
         .where(_d.endpoint == endpoint, _d.available_at > now, _d.lease_owner.is_(None))

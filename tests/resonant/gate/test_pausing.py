@@ -13,6 +13,7 @@ from resonant.store.audit import read_audit
 from resonant.store.shared.gates import FailingType, Gate, GateChange, change_gate, read_gate, read_gates
 
 DAY = 86_400.0
+NO_LATER_ATTEMPT = 1_000_000
 NORMAL = Gate("orders")
 PACED = Gate("orders", "paced", since=5.0, pilot="p1", pilot_until=9.0, pace=4.0)
 PROBING = Gate("orders", "probing", since=5.0, failing_since=5.0, probe_at=7.0, probed_type="a", pace=4.0)
@@ -277,7 +278,9 @@ def test_only_parked_deliveries_of_the_endpoint_become_due(desk, park):
     leased = desk.claim(1)
     before = desk.row(leased[0].event.id)
 
-    assert len(desk.write(make_parked_due, "orders", limit=10, now=desk.clock())) == 2
+    assert (
+        len(desk.write(make_parked_due, "orders", limit=10, now=desk.clock(), newest=NO_LATER_ATTEMPT)) == 2
+    )
 
     assert desk.row(leased[0].event.id) == before
     assert {lease.event.id for lease in desk.claim(10, owner="other")} | {leased[0].event.id} == {
@@ -289,7 +292,7 @@ def test_only_parked_deliveries_of_the_endpoint_become_due(desk, park):
 def test_a_new_delivery_made_due_after_the_clock_was_set_back_has_no_backoff(desk):
     desk.enqueue("evt_1")
 
-    desk.write(make_parked_due, "orders", limit=10, now=desk.clock() - 3_600.0)
+    desk.write(make_parked_due, "orders", limit=10, now=desk.clock() - 3_600.0, newest=NO_LATER_ATTEMPT)
 
     assert desk.row("evt_1")["backoff_until"] is None
 
@@ -300,7 +303,7 @@ def test_a_delivery_made_due_keeps_the_end_of_its_own_backoff(desk, park, extend
     park("evt_1", decision=Park(60.0, desk.clock() + 60, backoff_until=ends_at) if extended else None)
 
     for _ in range(2):
-        desk.write(make_parked_due, "orders", limit=10, now=desk.clock())
+        desk.write(make_parked_due, "orders", limit=10, now=desk.clock(), newest=NO_LATER_ATTEMPT)
 
     row = desk.row("evt_1")
     assert row["next_attempt_at"] == row["available_at"] == desk.clock()
