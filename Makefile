@@ -21,7 +21,7 @@ setup: .venv/ready  ## create .venv with all dependencies; quick if it is up to 
 		uv pip install --quiet --python $(BIN)/python --no-build-isolation --no-deps -e .; \
 	else \
 		test -x $(BIN)/pip || $(PYTHON) -m venv .venv || { echo "on Debian and Ubuntu: apt-get install python3-venv"; exit 1; }; \
-		$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt && \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements.txt && \
 		$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .; \
 	fi
 	@touch $@
