@@ -8,7 +8,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from resonant.events import ABSENT, Event
+from resonant.events import ABSENT, RESERVED_NAMES, Event
 from resonant.events.own import OWN_SOURCE, is_own_type
 
 TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
@@ -23,6 +23,8 @@ EXTENSIONS = {
     "yes": True,
     "zero": 0,
 }
+# Names that are no extensions, or whose values have a form.
+SPECIAL_NAMES = {*RESERVED_NAMES, "expirytime", "traceparent", "tracestate"}
 _TRACE = {"traceparent": TRACEPARENT, "tracestate": "shop=a b,other=1"}
 
 
@@ -135,7 +137,7 @@ _JSON = st.recursive(
 )
 _EXTENSIONS = st.dictionaries(
     st.text(string.ascii_lowercase + string.digits, min_size=1, max_size=20).filter(
-        lambda name: name not in {"id", "type", "source", "time", "subject", "data", "expirytime"}
+        lambda name: name not in SPECIAL_NAMES
     ),
     st.text(_TEXT, max_size=20) | st.booleans() | st.integers(-(2**31), 2**31 - 1),
     max_size=4,
