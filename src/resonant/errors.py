@@ -159,25 +159,38 @@ class RunNotCompleted(SendFailed):
 
     Attributes:
         problem: on one line.
-        status_code: of Prefect's answer.
+        status_code: of Prefect's answer; None without one.
         excerpt: the run.
     """
 
     problem: str
-    status_code: int
+    status_code: int | None
     excerpt: str
 
     def __str__(self) -> str:
         return self.problem
 
 
-@dataclass
-class RunUnfinished(RunNotCompleted):
-    """The run has not ended yet.
+class Uncounted(ResonantError):
+    """A failed attempt that is not counted in ``max_attempts``.
 
     Attributes:
-        free_wait: the time until the next look at it, in seconds. This failure is not counted in ``max_attempts``.
+        free_wait: the time until the next attempt, in seconds.
     """
+
+    free_wait: float
+
+
+@dataclass
+class RunUnfinished(RunNotCompleted, Uncounted):
+    """The run has not ended yet."""
+
+    free_wait: float
+
+
+@dataclass
+class RunUnseen(RunNotCompleted, Uncounted):
+    """Prefect did not answer a look at the run; the cause decides the classification."""
 
     free_wait: float
 
@@ -210,13 +223,12 @@ class NotReady(ResonantError):
         self.wait = wait
 
 
-class TokenUnavailable(NotReady):
+class TokenUnavailable(NotReady, Uncounted):
     """There is no OAuth token to send with. Neither the event nor its endpoint is at fault."""
 
-    @property
-    def free_wait(self) -> float:
-        """The same as ``wait``: this failure is not counted in ``max_attempts``."""
-        return self.wait
+    def __init__(self, message: str, wait: float) -> None:
+        super().__init__(message, wait)
+        self.free_wait = wait
 
 
 class SettingsError(ResonantError):

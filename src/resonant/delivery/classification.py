@@ -73,6 +73,7 @@ from resonant.delivery.failure_tables import (
 )
 from resonant.delivery.retry_after import parse_retry_after
 from resonant.delivery.verdict import Verdict
+from resonant.errors import Uncounted
 from resonant.events import Blame, Category
 
 logger = logging.getLogger(__name__)
@@ -179,8 +180,7 @@ class _Classification:
         place, (rank, verdict) = min(ranked, key=lambda each: each[1][0], default=(0, (NOTHING, UNKNOWN)))
         if any(CONNECTING.intersection(_names(link)) for link in links[: place + 1]):
             verdict = replace(verdict, maybe_processed=False)
-        waits = (getattr(link, "free_wait", None) for link in links)
-        free_wait = next((each for each in waits if isinstance(each, float)), None)
+        free_wait = next((link.free_wait for link in links if isinstance(link, Uncounted)), None)
         return rank, verdict if verdict.category == "permanent" else replace(verdict, free_wait=free_wait)
 
     def _judge_link(self, link: BaseException, depth: int) -> Ranked:

@@ -161,6 +161,7 @@ def check(verdict):
     assert verdict.category in get_args(Category)
     assert re.fullmatch(r"[a-z][a-z0-9_]{0,40}", verdict.code)
     assert verdict.retry_after is None or 0 <= verdict.retry_after <= 24 * 3600
+    assert verdict.free_wait is None, "only Resonant's own failures may go uncounted"
 
 
 def check_judgement(rng):
