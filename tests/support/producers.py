@@ -24,9 +24,11 @@ class Producers:
         answered: the ids of the events that were answered 202, and whether the answer called them duplicates.
         repeated: the number of requests that had to be repeated.
         problems: other answers.
+        pause: the time between two requests of a producer, in seconds.
     """
 
     make_client: Callable[[], httpx.Client]
+    pause: float = 0.0
     answered: dict[str, bool] = field(default_factory=dict)
     repeated: int = 0
     problems: list[str] = field(default_factory=list)
@@ -63,6 +65,7 @@ class Producers:
         with self.make_client() as client:
             while not self._is_done.is_set() and not self.problems:
                 self._send(client, list(itertools.islice(ids, next(sizes))))
+                self._is_done.wait(self.pause)
 
     def _send(self, client: httpx.Client, ids: list[str]) -> None:
         events = [

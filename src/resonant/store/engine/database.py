@@ -21,7 +21,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 # The allowed query parameters of the URL.
-_SERVER_OPTIONS = frozenset({"host", "port", "sslmode"})
+_SERVER_OPTIONS = frozenset({"host", "port", "sslmode", "target_session_attrs"})
 _OPTIONS = {"sqlite": frozenset[str](), "postgresql": _SERVER_OPTIONS, "postgres": _SERVER_OPTIONS}
 
 
@@ -192,6 +192,8 @@ def _parse(url: str) -> URL:
     if unknown := sorted(parsed.query.keys() - _OPTIONS[kind]):
         known = ", ".join(sorted(_OPTIONS[kind])) or "none"
         raise StoreError(f"RESONANT_DATABASE_URL has the option {unknown[0]!r}; known for {kind}: {known}")
+    if parsed.query.get("target_session_attrs", "read-write") != "read-write":
+        raise StoreError("RESONANT_DATABASE_URL: target_session_attrs can only be read-write")
     if kind == "sqlite" and parsed.database in (None, "", ":memory:"):
         raise StoreError("RESONANT_DATABASE_URL: an SQLite store needs a file: sqlite:///PATH")
     return parsed.set(drivername="sqlite" if kind == "sqlite" else "postgresql")

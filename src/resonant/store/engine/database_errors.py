@@ -9,6 +9,7 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from resonant.errors import StoreLocked, StoreRefused, StoreUnavailable
 
 _ELSEWHERE = "or set RESONANT_DATABASE_URL"
+READ_ONLY = "25006"
 _NO_PRIVILEGE = "42501"
 _NO_PREPARED = (
     "let PgBouncer keep prepared statements: set its max_prepared_statements to 200 (version 1.21 or newer)"
@@ -17,6 +18,7 @@ _CONNECTION_LOST = "the server ended the connection: run the same command again"
 # PostgreSQL's SQLSTATE (Appendix A of its manual), or a substring of SQLite's message.
 _HINTS = {
     "08003": _CONNECTION_LOST,
+    READ_ONLY: "the server is read-only, like a standby: connect to the primary, or wait for the end of the failover",
     "25P03": _CONNECTION_LOST,  # idle-in-transaction timeout
     "26000": _NO_PREPARED,
     "42P05": _NO_PREPARED,

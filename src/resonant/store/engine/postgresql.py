@@ -16,7 +16,7 @@ from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError
 
 from resonant.errors import StillLocked, TryAgain
-from resonant.store.engine.database_errors import sqlstate, translated_database_errors
+from resonant.store.engine.database_errors import READ_ONLY, sqlstate, translated_database_errors
 from resonant.store.engine.sql import IS_OPEN
 from resonant.store.engine.wakeup import postgresql_commits
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from sqlalchemy import Connection, Executable
-    from sqlalchemy.engine import URL
+    from sqlalchemy.engine import URL, ExceptionContext
     from sqlalchemy.ext.asyncio import AsyncConnection
     from sqlalchemy.pool import ConnectionPoolEntry, PoolResetState
 
@@ -112,6 +112,7 @@ class PostgreSQL:
         event.listen(self._engine.sync_engine, "begin", self._begin_again)
         event.listen(self._engine.sync_engine, "commit", self._commit)
         event.listen(self._engine.sync_engine, "reset", _roll_back)
+        event.listen(self._engine.sync_engine, "handle_error", _give_up_read_only)
 
     def __str__(self) -> str:
         return self._name
@@ -277,6 +278,12 @@ def _roll_back(connection: Any, record: ConnectionPoolEntry, state: PoolResetSta
         except Exception as error:  # noqa: BLE001 - SQLAlchemy would log its traceback
             connection.driver_connection.terminate()
             record.invalidate(error)
+
+
+def _give_up_read_only(context: ExceptionContext) -> None:
+    """Close all pooled connections to a server that refuses writes: after a failover, the primary is another one."""
+    if sqlstate(context.original_exception) == READ_ONLY:
+        context.is_disconnect = True
 
 
 def _run(connection: Any, statement: str) -> None:

@@ -49,7 +49,11 @@ async def refusal(url: str) -> str:
         ("sqlite:///store.db?mode=ro", "has the option 'mode'; known for sqlite: none"),
         (
             "postgresql://host/db?password=geheim",
-            "has the option 'password'; known for postgresql: host, port, sslmode",
+            "has the option 'password'; known for postgresql: host, port, sslmode, target_session_attrs",
+        ),
+        (
+            "postgresql:///s?target_session_attrs=primary",
+            "RESONANT_DATABASE_URL: target_session_attrs can only be read-write",
         ),
         ("postgresql://user:p@geheim@host/db", ENCODE),
         ("postgresql://user:p@x/geheim@host/db", ENCODE),

@@ -124,6 +124,22 @@ def test_a_lost_connection_is_one_clear_line_and_the_next_call_gets_a_new_one(de
     assert desk.status().accepted == 2
 
 
+async def test_connections_to_a_server_that_has_become_read_only_are_given_up_at_once(postgresql_url):
+    database = await open_database(postgresql_url)
+    become_read_only = "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY"
+    await database.write(lambda connection: connection.exec_driver_sql(become_read_only) and None)
+
+    def create(connection):
+        connection.exec_driver_sql("CREATE TABLE written ()")
+
+    with pytest.raises(
+        StoreUnavailable, match=r"^postgresql://postgres@/\w+: the server is read-only, [^\n]+$"
+    ):
+        await database.write(create)
+    await database.write(create)
+    await database.close()
+
+
 async def read_side_by_side(store, number):
     """Use as many connections at once, which the pool then keeps."""
     everybody = asyncio.Event()
