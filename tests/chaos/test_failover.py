@@ -27,7 +27,8 @@ pytestmark = [pytest.mark.engine, pytest.mark.own_server, pytest.mark.slow]
 
 FAILOVERS = 10 if IS_LONG else 1
 PRODUCERS, PAUSE_SECONDS = 4, 0.2  # 10.5 events each time: about 200 events/s
-GOES_ON_WITHIN_SECONDS, GIVEN_UP_SECONDS = 15.0, 120.0
+GIVEN_UP_SECONDS = 120.0
+GOES_ON_WITHIN_SECONDS = 15.0 if IS_LONG else GIVEN_UP_SECONDS  # the short form may run on a busy machine
 # Of the two drains of `up`.
 MOST_IN_FLIGHT = 2 * Limits().endpoint_concurrency
 _DELIVERED = "SELECT count(*) AS number FROM resonant_deliveries WHERE status = 'delivered'"
