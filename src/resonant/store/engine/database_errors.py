@@ -18,7 +18,7 @@ _CONNECTION_LOST = "the server ended the connection: run the same command again"
 # PostgreSQL's SQLSTATE (Appendix A of its manual), or a substring of SQLite's message.
 _HINTS = {
     "08003": _CONNECTION_LOST,
-    READ_ONLY: "the server is read-only, like a standby: connect to the primary, or wait for the end of the failover",
+    READ_ONLY: "it accepts only read-only transactions, like a standby: connect to the primary, or wait for the failover",
     "25P03": _CONNECTION_LOST,  # idle-in-transaction timeout
     "26000": _NO_PREPARED,
     "42P05": _NO_PREPARED,

@@ -66,7 +66,7 @@ def test_an_operation_that_reads_twice_sees_the_same(open_desk, store_url):
 
 def test_a_reading_operation_cannot_write_to_postgresql(open_desk, postgresql_url):
     desk = open_desk(postgresql_url)
-    with pytest.raises(StoreUnavailable, match="read-only"):
+    with pytest.raises(StoreUnavailable, match="read-only transaction"):
         desk.read(enqueue, [desk.make("evt_1")], "orders", now=0.0)
 
 
