@@ -1,7 +1,6 @@
 """A PostgreSQL server for tests, which root can start too."""
 
 import asyncio
-import contextlib
 import os
 import signal
 import subprocess
@@ -20,6 +19,7 @@ from sqlalchemy.engine import URL, make_url
 
 from resonant.store import schema
 from resonant.store.engine.migrate import SCHEMA_VERSION, VERSION_TABLE
+from support.processes import family, look_at
 
 on_postgresql = pytest.mark.parametrize("store_url", ["postgresql"], indirect=True)
 
@@ -133,9 +133,7 @@ class PostgreSQLServer:
     def kill(self) -> None:
         """Kill all its processes at once, as if its machine lost power."""
         postmaster = self._server.get_postmaster_info().process
-        for process in [postmaster, *postmaster.children(recursive=True)]:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
+        look_at(family(postmaster), psutil.Process.kill)
         postmaster.wait()
 
     @contextmanager

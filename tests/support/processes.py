@@ -18,7 +18,7 @@ def clean_environment() -> dict[str, str]:
     }
 
 
-def family(process: subprocess.Popen) -> list[psutil.Process]:
+def family(process: subprocess.Popen | psutil.Process) -> list[psutil.Process]:
     """Return a process and all its descendants."""
     me = psutil.Process(process.pid)
     return [me, *me.children(recursive=True)]

@@ -104,9 +104,8 @@ class DeploymentRuns:
             raise
         except (UnexpectedStatus, TimeoutError, httpx.HTTPError) as error:
             # Attempts are counted for runs that fail, not for a Prefect that does not answer.
-            problem = str(error) or f"Prefect did not answer within {self._block.timeout:g} s"
-            status = getattr(error, "status_code", None)
-            raise RunUnseen(problem, status, getattr(error, "excerpt", ""), _FIRST_LOOK_SECONDS) from error
+            status, excerpt = getattr(error, "status_code", None), getattr(error, "excerpt", "")
+            raise RunUnseen("the run's state is unknown", status, excerpt, _FIRST_LOOK_SECONDS) from error
 
     async def _look_for(self, event: Event) -> Receipt:
         """Find or create the run; after a failed run, create a new one. Return a receipt if it has completed.
