@@ -6,11 +6,12 @@ import signal
 import subprocess
 import tempfile
 import warnings
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import psutil
@@ -20,6 +21,8 @@ from sqlalchemy.engine import URL, make_url
 from resonant.store import schema
 from resonant.store.engine.migrate import SCHEMA_VERSION, VERSION_TABLE
 from support.processes import family, look_at
+from support.sqlite import listening
+from support.waiting import PATIENCE_SECONDS, until
 
 on_postgresql = pytest.mark.parametrize("store_url", ["postgresql"], indirect=True)
 
@@ -27,6 +30,7 @@ on_postgresql = pytest.mark.parametrize("store_url", ["postgresql"], indirect=Tr
 NUMBER_WAITING = (
     "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
 )
+_LOCK = 4711
 _SOCKET = ".s.PGSQL.5432"
 _END_OTHERS = """
     SELECT pg_terminate_backend(pid) FROM pg_stat_activity
@@ -193,6 +197,32 @@ def _started(data: Path) -> Iterator[PostgreSQLServer]:
 def number_waiting(connection) -> int:
     """Return the number of connections to this database that wait for a lock."""
     return connection.exec_driver_sql(NUMBER_WAITING).scalar_one()
+
+
+async def committing_before_the_lock(
+    server: PostgreSQLServer, operation: Awaitable[Any], other: Awaitable[object], *, order: str
+) -> Any:
+    """Await ``other`` after the first query of ``operation`` ordered so has read its rows, and before it locks one; return the result.
+
+    The query needs a sort: the server computes the order of the rows before it locks the first.
+    """
+    found: list[str] = []
+
+    def wait_for_lock(_connection, _cursor, statement, parameters, _context, _many):
+        if found or f"ORDER BY {order}" not in statement:
+            return statement, parameters
+        found.append(statement)
+        waiting = f"ORDER BY pg_advisory_xact_lock_shared({_LOCK}) IS NULL, {order}"
+        return statement.replace(f"ORDER BY {order}", waiting), parameters
+
+    async with server.connected("store") as connection, asyncio.timeout(PATIENCE_SECONDS):
+        await connection.execute(f"SELECT pg_advisory_lock({_LOCK})")
+        with listening("before_cursor_execute", wait_for_lock, retval=True):
+            reading = asyncio.ensure_future(operation)
+            await until(lambda: connection.fetch("SELECT FROM pg_locks WHERE NOT granted"))
+            await other
+            await connection.execute(f"SELECT pg_advisory_unlock({_LOCK})")
+            return await reading
 
 
 def url_in(folder: Path, database: str, *, user: str = "postgres", password: str | None = None) -> str:

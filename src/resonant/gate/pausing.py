@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, case, exists, func, select, update
 
@@ -92,13 +92,12 @@ async def resume(store: Store, endpoint: str, *, who: str, send_parked: bool = F
         return OperatorChange(change.before, change.after, _resumed_text(change))
     made_due, due_from = 0, 0.0
     async with audited(store, who=who, action="resume", selection=selection) as audit_id:
-        change = await store.write(_change, endpoint, _resumed, at=now)
-        newest = await store.read(_newest_attempt)
+        change, newest = await store.write(_change_and_mark, endpoint, _resumed, at=now)
         make_due = partial(
             make_parked_due, endpoint=endpoint, limit=_BATCH, now=now, newest=newest, audit_id=audit_id
         )
-        while batch := await store.write(make_due, due_from=due_from):
-            made_due, due_from = made_due + len(batch), batch[-1]
+        while (batch := await store.write(make_due, due_from=due_from)) is not None:
+            made_due, due_from = made_due + batch.made_due, batch.last_due
     parked = counted(made_due, "parked delivery is", "parked deliveries are")
     text = f"{_resumed_text(change)}; {parked} due now"
     return OperatorChange(change.before, change.after, text, made_due)
@@ -153,6 +152,22 @@ def _change(
             return change
 
 
+def _change_and_mark(
+    connection: Connection, endpoint: str, new: Callable[[Gate, float], Gate], *, at: float
+) -> tuple[GateChange, int]:
+    """Change a gate; return also the key of the newest attempt, 0 if there is none."""
+    return _change(connection, endpoint, new, at=at), connection.execute(
+        select(func.max(_a.id))
+    ).scalar() or 0
+
+
+class Batch(NamedTuple):
+    """How many parked deliveries were made due, and when the last one found was due before."""
+
+    made_due: int
+    last_due: float
+
+
 def make_parked_due(
     connection: Connection,
     endpoint: str,
@@ -162,8 +177,8 @@ def make_parked_due(
     newest: int,
     due_from: float = 0.0,
     audit_id: int | None = None,
-) -> list[float]:
-    """Make up to ``limit`` parked deliveries of an endpoint due now, except locked rows; return when they were due.
+) -> Batch | None:
+    """Make up to ``limit`` parked deliveries of an endpoint due now, except locked rows. Return None if there are none.
 
     Those that are due first come first; those due before ``due_from`` are left out. A failure before the end of a delivery's
     own backoff is not charged.
@@ -180,16 +195,16 @@ def make_parked_due(
         .limit(limit)
         .with_for_update(skip_locked=True, key_share=True)
     )
-    if picked := connection.execute(first).all():
-        # Before its first failure, it has none, even if it seems to wait since the clock was set back.
-        own_end = case((_d.last_delay.is_not(None), func.coalesce(_d.backoff_until, _d.next_attempt_at)))
-        made_due = {"backoff_until": own_end, "next_attempt_at": now, "available_at": now}
-        is_picked = is_any_of(_d.id, [row.id for row in picked])
-        connection.execute(update(schema.deliveries).where(is_picked).values(made_due))
-        add_to_audit(connection, audit_id, len(picked))
-        announce(connection)
-    return [row.available_at for row in picked]
-
-
-def _newest_attempt(connection: Connection) -> int:
-    return connection.execute(select(func.max(_a.id))).scalar() or 0
+    if not (picked := connection.execute(first).all()):
+        return None
+    # Before its first failure, it has none, even if it seems to wait since the clock was set back.
+    own_end = case((_d.last_delay.is_not(None), func.coalesce(_d.backoff_until, _d.next_attempt_at)))
+    made_due = {"backoff_until": own_end, "next_attempt_at": now, "available_at": now}
+    is_picked = is_any_of(_d.id, [row.id for row in picked])
+    # PostgreSQL locks the newest version of a row, but looks for its attempts in the query's snapshot, which may be older.
+    done = connection.execute(
+        update(schema.deliveries).where(is_picked, ~has_failed_since).values(made_due)
+    ).rowcount
+    add_to_audit(connection, audit_id, done)
+    announce(connection)
+    return Batch(done, picked[-1].available_at)

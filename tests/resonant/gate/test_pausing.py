@@ -11,6 +11,7 @@ from resonant.events import rfc3339
 from resonant.gate.pausing import make_parked_due, pause, resume
 from resonant.store.audit import read_audit
 from resonant.store.shared.gates import FailingType, Gate, GateChange, change_gate, read_gate, read_gates
+from support.postgresql import committing_before_the_lock, on_postgresql
 
 DAY = 86_400.0
 NO_LATER_ATTEMPT = 1_000_000
@@ -65,6 +66,21 @@ def park(desk):
         desk.record(*(desk.failed(lease, decision or desk.park_for(DAY)) for lease in leases))
 
     return park
+
+
+@pytest.fixture
+def fail_soon(desk):
+    """A coroutine: a parked delivery, due in 2 s at the latest, fails again, and is parked for two days."""
+
+    async def fail():
+        desk.clock.advance(2.0)
+        [lease] = await desk.store.claim("orders", owner="worker", limit=1)
+        await desk.store.begin([lease])
+        await desk.store.record([desk.failed(lease, desk.park_for(2 * DAY))])
+
+    failing = fail()
+    yield failing
+    failing.close()
 
 
 def test_a_reason_with_more_than_500_characters_is_refused(operator):
@@ -271,6 +287,38 @@ def test_deliveries_that_are_parked_again_meanwhile_keep_their_waits(desk, park,
     assert len(failed) == len(set(failed)) > 0
 
 
+@on_postgresql
+def test_a_delivery_that_fails_while_parked_ones_are_locked_keeps_its_wait(desk, park, fail_soon, postgresql):
+    park("evt_1")
+    desk.clock.advance(DAY - 1.0)
+    resuming = resume(desk.store, "orders", who="ann", send_parked=True)
+    order = "resonant_deliveries.available_at"
+    resumed = desk.run(committing_before_the_lock(postgresql, resuming, fail_soon, order=order))
+
+    assert resumed.made_due == 0
+    assert desk.row("evt_1")["available_at"] == desk.clock() + 2 * DAY
+
+
+def test_a_delivery_that_fails_just_after_the_gate_has_changed_keeps_its_wait(
+    desk, park, fail_soon, monkeypatch
+):
+    park("evt_1", decision=desk.park_for(1.0))
+    written, write = [], desk.store.write
+
+    async def write_and_fail(operation, *args, **options):
+        result = await write(operation, *args, **options)
+        written.append(operation)
+        if len(written) == 2:  # the operation is in the audit, and the gate has changed
+            await fail_soon
+        return result
+
+    monkeypatch.setattr(desk.store, "write", write_and_fail)
+    resumed = desk.run(resume(desk.store, "orders", who="ann", send_parked=True))
+
+    assert resumed.made_due == 0
+    assert desk.row("evt_1")["available_at"] == desk.clock() + 2 * DAY
+
+
 def test_only_parked_deliveries_of_the_endpoint_become_due(desk, park):
     park("evt_1", "evt_2")
     park("evt_other", endpoint="billing")
@@ -278,9 +326,8 @@ def test_only_parked_deliveries_of_the_endpoint_become_due(desk, park):
     leased = desk.claim(1)
     before = desk.row(leased[0].event.id)
 
-    assert (
-        len(desk.write(make_parked_due, "orders", limit=10, now=desk.clock(), newest=NO_LATER_ATTEMPT)) == 2
-    )
+    made = desk.write(make_parked_due, "orders", limit=10, now=desk.clock(), newest=NO_LATER_ATTEMPT)
+    assert made is not None and made.made_due == 2
 
     assert desk.row(leased[0].event.id) == before
     assert {lease.event.id for lease in desk.claim(10, owner="other")} | {leased[0].event.id} == {

@@ -1,6 +1,5 @@
 """The one delivery that probes an endpoint that is down."""
 
-import asyncio
 from dataclasses import replace
 
 import pytest
@@ -13,9 +12,7 @@ from resonant.store.queue.leases import look
 from resonant.store.queue.probes import claim_probe
 from resonant.store.shared.gates import FailingType, Gate, GateChange, Probe, change_gate, read_gate
 from resonant.store.views.selection import Selection
-from support.postgresql import on_postgresql
-from support.sqlite import listening
-from support.waiting import PATIENCE_SECONDS, until
+from support.postgresql import committing_before_the_lock, on_postgresql
 
 
 def probing(desk, **fields):
@@ -203,28 +200,16 @@ class TestWhileOthersWrite:
     @pytest.fixture
     def probe_during(self, desk, postgresql):
         """Probe while another operation commits; return the id of the probed event."""
-        lock = 4711
-
-        def wait_for_lock(_connection, _cursor, statement, parameters, _context, _many):
-            # The server computes the order of the rows before it locks the first.
-            order = "ORDER BY resonant_deliveries.attempts"
-            waiting = f"ORDER BY pg_advisory_xact_lock_shared({lock}) IS NULL, resonant_deliveries.attempts"
-            return statement.replace(order, waiting), parameters
 
         async def probe_during(other):
             gate = await desk.store.read(read_gate, "orders")
             probe = due_probe(gate, desk.clock())
-            async with postgresql.connected("store") as connection, asyncio.timeout(PATIENCE_SECONDS):
-                await connection.execute(f"SELECT pg_advisory_lock({lock})")
-                probing = asyncio.create_task(desk.store.claim_leases(claim_probe, probe, owner="worker"))
-                await until(lambda: connection.fetch("SELECT FROM pg_locks WHERE NOT granted"))
-                await other
-                await connection.execute(f"SELECT pg_advisory_unlock({lock})")
-                found = await probing
+            probing = desk.store.claim_leases(claim_probe, probe, owner="worker")
+            order = "resonant_deliveries.attempts"
+            found = await committing_before_the_lock(postgresql, probing, other, order=order)
             return found and found[0].event.id
 
-        with listening("before_cursor_execute", wait_for_lock, retval=True):
-            yield lambda other: desk.run(probe_during(other))
+        return lambda other: desk.run(probe_during(other))
 
     def test_a_probe_takes_neither_a_cancelled_nor_a_claimed_delivery(self, desk, probe_during):
         desk.enqueue("evt_1")
