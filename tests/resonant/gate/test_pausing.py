@@ -327,7 +327,8 @@ def test_only_parked_deliveries_of_the_endpoint_become_due(desk, park):
     before = desk.row(leased[0].event.id)
 
     made = desk.write(make_parked_due, "orders", limit=10, now=desk.clock(), newest=NO_LATER_ATTEMPT)
-    assert made is not None and made.made_due == 2
+    assert made is not None
+    assert made.made_due == 2
 
     assert desk.row(leased[0].event.id) == before
     assert {lease.event.id for lease in desk.claim(10, owner="other")} | {leased[0].event.id} == {
