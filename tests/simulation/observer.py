@@ -99,7 +99,7 @@ class Known:
         self.owner: str | None = None
         self.changed_at = 0.0
         self.leased_at = 0.0
-        self.delay = 0.0
+        self.delay = self.failed_at = 0.0
         # When the lease of each process has ended.
         self.left: dict[Process, float] = {}
         # The token of the latest lease.
@@ -145,6 +145,7 @@ class Observer:
         self._outages: list[tuple[float, float]] = []
         self._harm: defaultdict[Process, list[tuple[float, float]]] = defaultdict(list)
         self._losses: defaultdict[Process, list[float]] = defaultdict(list)
+        self._commits: defaultdict[Process, list[float]] = defaultdict(list)
         self.erased: set[str] = set()
         self.erased_subjects: set[str] = set()
         self._set_clock: list[float] = []
@@ -153,8 +154,6 @@ class Observer:
         self._blocks: list[tuple[float, float]] = []
         self.failed: set[Process] = set()
         self.stopping: set[Process] = set()
-        self._resumed: dict[str, float] = {}
-        self._replayed: dict[str, float] = {}
         # Until when each endpoint's gate holds everything, or a failing type, and since when that is known.
         self._held: defaultdict[tuple[str, str], tuple[float, float]] = defaultdict(lambda: (0.0, 0.0))
         self._gate_changed_at: dict[str, float] = {}
@@ -207,12 +206,8 @@ class Observer:
         self._set_forward += [self._now] * (amount > 0)
         self.note_outage(min(abs(amount), _CALM_SECONDS))
 
-    def note_resume(self, endpoint: str) -> None:
-        self._resumed[endpoint] = self._now
-
     def note_replay(self, process: Process, endpoint: str, include_permanent: bool) -> None:
         self._replays[process] = endpoint, include_permanent
-        self._replayed[endpoint] = self._now
 
     def note_purge(self, process: Process, action: str, endpoint: str, before: float) -> None:
         self._purges[process] = action, endpoint, before
@@ -232,6 +227,7 @@ class Observer:
     def _commit(self, process: Process) -> bool:
         """Take the facts of a transaction; return whether it has made deliveries available."""
         facts = self._world.server.facts
+        self._commits[process].append(self._now)
         try:
             for name, values in facts:
                 getattr(self, f"_on_{name}")(process, *values)
@@ -339,8 +335,12 @@ class Observer:
         """Check how long a lease lasts that was taken or renewed, and that only an operator shortens the delay of a retry."""
         (before, after), (old, new) = change.owner, change.available
         is_waiting = before is after is None and change.status == ("retrying", "retrying")
-        if is_waiting and process.name[0] == "w" and new < min(old, self._world.clock() + known.delay - 1.0):
-            raise Broken("retry-after", f"{process.name} made {known} due before its delay")
+        if is_waiting and new < min(old, self._world.clock() + known.delay - 1.0):
+            if process.name[0] == "w":
+                raise Broken("retry-after", f"{process.name} made {known} due before its delay")
+            if known.failed_at > self._commits[process][1]:  # the first one is that of the audit
+                raise Broken("retry-after", f"{process.name} made {known} due after a later failure")
+            known.retry_after = (0.0, 0.0)
         if after is None or (before == after and new <= old) or self._was_set(self._now):
             return
         left = new - self._world.clock()
@@ -376,7 +376,7 @@ class Observer:
         if number in known.numbers:
             raise Broken("fence", f"{known} has two attempts with the number {number}")
         known.numbers.add(number)
-        known.delay = delay or 0.0
+        known.delay, known.failed_at = delay or 0.0, self._now
         if result != "lost" and process is known.asked:
             known.has_recorded = True
         if result == "lost" and not known.sending:
@@ -451,7 +451,8 @@ class Observer:
         until, noted_at = known.retry_after
         # A request of a stopped process may still be on its way when another process gets the Retry-After.
         was_known = known.has_recorded and request.sent_at >= noted_at
-        if was_known and request.at < until and not self._may_undercut(request.endpoint, noted_at):
+        is_excused = any(at >= noted_at - _CALM_SECONDS for at in self._set_forward)
+        if was_known and request.at < until and not is_excused:
             raise Broken("retry-after", f"{name} was sent {until - request.at:.3f} s too early")
         known.requests.append(request)
 
@@ -483,11 +484,6 @@ class Observer:
         """Note an answer with a Retry-After that has arrived."""
         if (known := self._by_name.get((event_id, endpoint))) is not None:
             known.retry_after, known.asked, known.has_recorded = (until, self._now), process, False
-
-    def _may_undercut(self, endpoint: str, noted_at: float) -> bool:
-        """Return whether an operator or the server's clock explains that a Retry-After is undercut."""
-        operated = max(self._resumed.get(endpoint, 0.0), self._replayed.get(endpoint, 0.0))
-        return operated >= noted_at or any(at >= noted_at - _CALM_SECONDS for at in self._set_forward)
 
     # Regular looks.
 

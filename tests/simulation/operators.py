@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from resonant.dead_letters.cancel import cancel
 from resonant.dead_letters.erase import Erasure, erase
 from resonant.dead_letters.purge import Chosen, Retention, purge, time_of_purge
-from resonant.dead_letters.replay import ReplayRequest, take_dead_letters
+from resonant.dead_letters.replay import ReplayRequest, put_back, take_dead_letters
 from resonant.delivery.retry import Retry
 from resonant.dispatch.dispatcher import Dispatcher
 from resonant.errors import UnknownName
@@ -69,6 +69,9 @@ async def _replay(asked: Operation) -> None:
     async with world.dispatcher(process, process.name) as dispatcher:
         world.observer.note_replay(process, asked.endpoint, request.include_permanent)
         own = dispatcher.store
+        if request.to is None and rng.random() < 0.5:  # as the console does without a Prefect server
+            await put_back(own, request, who=_WHO, owner=process.name)
+            return
         async with audited(own, who=_WHO, action="replay", selection=request.as_dict()) as audit_id:
             taken = take_dead_letters(own, request, owner=process.name, audit_id=audit_id)
             await dispatcher.emit_given(partial(emit_one, dispatcher), taken)
@@ -122,9 +125,7 @@ async def _pause(asked: Operation) -> None:
 
 
 async def _resume(asked: Operation) -> None:
-    asked.world.observer.note_resume(asked.endpoint)
     await resume(asked.store, asked.endpoint, who=_WHO, send_parked=asked.action == "resume now")
-    asked.world.observer.note_resume(asked.endpoint)
 
 
 async def _subscribe(asked: Operation) -> None:

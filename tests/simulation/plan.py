@@ -10,6 +10,8 @@ from simulation.receivers import MODES
 TYPES = ("order.paid", "order.shipped", "order.refused", "order.broken")
 # What happens to a process.
 PROCESS_FAULTS = ("kill", "stop", "freeze", "set clock")
+# The number of the operator that started last, among the processes.
+NEWEST_OPERATOR = -1
 # Small worlds with many faults find more in the same time.
 SIZES: tuple[dict[str, float], ...] = (
     {"seconds": 120.0, "events": 150, "endpoints": 2, "processes": 2},
@@ -28,7 +30,7 @@ class Fault(NamedTuple):
     Attributes:
         at: seconds after the start.
         kind: kill, stop, freeze, set clock, set server clock, away, lock, trouble, a mode of a receiver, or an operator's action.
-        of: the number of the process or endpoint.
+        of: the number of the process or endpoint; NEWEST_OPERATOR for that process.
         seconds: its duration.
         amount: how far a clock is set, in seconds.
     """
@@ -68,7 +70,9 @@ class Plan:
         plan = cls(seed, **(rng.choice(SIZES) | size))
         skews = tuple(rng.choice((0.0, 0.0, 3.0, -40.0, 40.0)) for _ in range(plan.processes))
         plan = replace(plan, lease_seconds=rng.choice((15.0, 15.0, 15.0, 30.0)), skews=skews)
-        return replace(plan, faults=tuple(sorted(_faults(plan, rng))))
+        faults = _faults(plan, rng)
+        faults += _faults_of_operators(plan, faults, Random(f"{seed}/operators"))
+        return replace(plan, faults=tuple(sorted(faults)))
 
     def shorter(self) -> "list[Plan]":
         """Return plans with less in them, the smallest first."""
@@ -123,6 +127,20 @@ def _faults(plan: Plan, rng: Random) -> list[Fault]:
             Fault(plan.seconds + rng.uniform(0.8, 1.0) * CALM_SECONDS, "set server clock", 0, 0, -3600.0)
         )
     return found
+
+
+def _faults_of_operators(plan: Plan, faults: list[Fault], rng: Random) -> list[Fault]:
+    """Draw faults of operators: most of them while their action, which takes less than a second, has only begun."""
+    began = [each.at for each in faults if each.kind in ACTIONS and rng.random() < 0.5]
+    return [
+        Fault(
+            at + rng.expovariate(rng.choice((30.0, 1.0))),
+            rng.choice(("kill", "stop", "freeze")),
+            NEWEST_OPERATOR,
+            rng.uniform(0.0, 3 * plan.lease_seconds),
+        )
+        for at in began
+    ]
 
 
 def _beside(other: Fault, fault: Fault, rng: Random) -> Fault:

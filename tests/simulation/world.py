@@ -23,7 +23,7 @@ from simulation.database import OpenServer, SimulatedDatabase, SQLiteServer, Tro
 from simulation.loop import Process, WorldLoop
 from simulation.observer import Observer
 from simulation.operators import ACTIONS, emit_one, operate
-from simulation.plan import CALM_SECONDS, TYPES, Fault, Plan
+from simulation.plan import CALM_SECONDS, NEWEST_OPERATOR, TYPES, Fault, Plan
 from simulation.producers import Producers
 from simulation.receivers import MODES, Receiver, Spell
 
@@ -51,7 +51,7 @@ class World:
         has_little_memory: whether claims often wait for memory, so that endpoints may be idle.
         are_runs_long: whether only faults end the runs, so that nothing else renews what they remember.
         most_bytes: the most bytes of bodies in flight in one process.
-        workers: the living process of each slot.
+        workers: the living process of each slot, and the operator that started last.
         dispatchers: by the owner of their leases, with their processes.
         drains: the processes of the present runs, since when they run, and their ends, by owner.
     """
@@ -192,7 +192,7 @@ class World:
 
     def start_operator(self, action: str, endpoint: str) -> None:
         """Start a process for one action of an operator."""
-        process = self.process("operator")
+        process = self.workers[NEWEST_OPERATOR] = self.process("operator")
         process.start(self._try_to_operate(process, action, endpoint))
 
     def _happen(self, fault: Fault) -> None:
@@ -208,21 +208,26 @@ class World:
             getattr(self, f"_{fault.kind.replace(' ', '_')}")(fault)
 
     def _kill(self, fault: Fault) -> None:
-        if not self.workers[fault.of].is_alive:
-            return
-        self.kill(self.workers[fault.of])
-        self.host.call(self._start_worker, fault.of, after=max(0.2, fault.seconds))
+        if (process := self._living(fault)) is not None:
+            self.kill(process)
+            if fault.of != NEWEST_OPERATOR:
+                self.host.call(self._start_worker, fault.of, after=max(0.2, fault.seconds))
 
     def _stop(self, fault: Fault) -> None:
-        self.observer.stopping.add(self.workers[fault.of])
-        for task in self.workers[fault.of].tasks:
-            task.cancel()
+        if (process := self._living(fault)) is not None:
+            self.observer.stopping.add(process)
+            for task in process.tasks:
+                task.cancel()
 
     def _freeze(self, fault: Fault) -> None:
-        process = self.workers[fault.of]
-        process.is_frozen = True
-        self.observer.note_harm(process, fault.seconds)
-        self._end_later(process, "is_frozen", False, fault.seconds)
+        if (process := self._living(fault)) is not None:
+            process.is_frozen = True
+            self.observer.note_harm(process, fault.seconds)
+            self._end_later(process, "is_frozen", False, fault.seconds)
+
+    def _living(self, fault: Fault) -> Process | None:
+        process = self.workers.get(fault.of)
+        return process if process is not None and process.is_alive else None
 
     def _set_clock(self, fault: Fault) -> None:
         self.clock_of[self.workers[fault.of]] += fault.amount
