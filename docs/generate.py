@@ -298,7 +298,8 @@ def _console() -> Iterator[str]:
     yield "## Values of an action"
     yield (
         f"The body is a JSON object, or a form with the token of its page, of at most {MOST_BYTES // 1024} KiB. If the path has a page, too, "
-        f"this is the plan: send its `plan` within {SECONDS / 60:.0f} minutes. The action changes only what existed then."
+        f"this is the plan: send its `plan` within {SECONDS / 60:.0f} minutes. The action changes only what existed then. "
+        "The same plan sent again, for example after a lost answer, gets the same answer and changes nothing more."
     )
     yield "## Refusals"
     statuses = {

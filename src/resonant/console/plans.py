@@ -9,7 +9,7 @@ import secrets
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from resonant.intake.problems import Problem
 
@@ -18,6 +18,7 @@ _STOP_SECONDS = 5.0
 # If the store's clock advanced less than that of this process by more than this, it was set back.
 _DRIFT_SECONDS = 5.0
 
+R = TypeVar("R")
 Operation: TypeAlias = Callable[..., Coroutine[Any, Any, object]]
 logger = logging.getLogger(__name__)
 
@@ -40,7 +41,7 @@ class Plans:
         self._key = secrets.token_bytes()
         self._steady = steady
         self._running: dict[asyncio.Task[object], asyncio.Future[int]] = {}
-        self._begun: dict[str, asyncio.Future[int]] = {}
+        self._answers: dict[str, asyncio.Task[Any]] = {}
         self.failures: dict[int, str] = {}
 
     def make(self, action: str, what: Mapping[str, Any], counts: Mapping[str, Any], *, now: float) -> str:
@@ -70,18 +71,20 @@ class Plans:
             raise Problem(409, f"the plan {why}, nothing was done: ask for a new one")
         return Plan(what, counts)
 
-    async def start(self, plan: str, operation: Operation) -> int:
-        """Run an operation, which calls ``on_begin`` with the id of its row of the audit; return this id once it is known.
+    async def once(self, plan: str, action: Callable[[], Coroutine[Any, Any, R]]) -> R:
+        """Return the answer of an action; a plan that is posted again gets the same one. After an error, it may act again."""
+        if (task := self._answers.get(plan)) is None:
+            self._answers[plan] = task = asyncio.create_task(action())
+            task.add_done_callback(partial(self._forget_failure, plan))
+        return await asyncio.shield(task)
 
-        Args:
-            plan: starts one operation only, even if its button is pressed twice.
-        """
-        if (began := self._begun.get(plan)) is None:
-            self._begun[plan] = began = asyncio.get_running_loop().create_future()
-            task = asyncio.create_task(operation(on_begin=began.set_result))
-            self._running[task] = began
-            task.add_done_callback(partial(self._end, plan))
-        return await asyncio.shield(began)
+    async def start(self, operation: Operation) -> int:
+        """Run an operation, which calls ``on_begin`` with the id of its row of the audit; return this id once it is known."""
+        began: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        task = asyncio.create_task(operation(on_begin=began.set_result))
+        self._running[task] = began
+        task.add_done_callback(self._end)
+        return await began
 
     def task(self, audit_id: int) -> asyncio.Task[object] | None:
         """Return the operation with this row of the audit, if it runs in this process."""
@@ -95,11 +98,14 @@ class Plans:
                 task.cancel()
             await asyncio.wait(stopped, timeout=_STOP_SECONDS)
 
-    def _end(self, plan: str, task: asyncio.Task[object]) -> None:
+    def _forget_failure(self, plan: str, task: asyncio.Task[object]) -> None:
+        if task.cancelled() or task.exception():
+            del self._answers[plan]
+
+    def _end(self, task: asyncio.Task[object]) -> None:
         began = self._running.pop(task)
         error = None if task.cancelled() else task.exception()
-        if not began.done():  # nothing was done, so the plan still holds
-            del self._begun[plan]
+        if not began.done():
             began.set_exception(error or Problem(503, "the console stops, nothing was done"))
         elif error:
             logger.error("the operation %d of the audit failed: %s", began.result(), error)

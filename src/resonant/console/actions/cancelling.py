@@ -6,8 +6,9 @@ from functools import partial
 from sqlalchemy import Connection
 
 from resonant import documents
-from resonant.console.actions.planning import begin, changed, checked, flag, plan_page, read_plan, until
+from resonant.console.actions.planning import begin, changed, checked, flag, of_plan, plan_page, until
 from resonant.console.asked import Asked, Done, Page
+from resonant.console.plans import Plan
 from resonant.dead_letters.cancel import cancel as cancel_deliveries
 from resonant.dead_letters.cancel import cancellable
 from resonant.dead_letters.replay import require_restricted
@@ -27,9 +28,9 @@ def plan(connection: Connection, asked: Asked) -> Page:
     return plan_page(asked, "cancel", what, documents.cancellable(expected), expected, after)
 
 
-async def cancel(asked: Asked) -> Done:
+@of_plan("cancel")
+async def cancel(asked: Asked, plan: Plan) -> Done:
     """Give up the deliveries of a plan, except those that have ended or are being sent meanwhile."""
-    plan = read_plan(asked, "cancel")
     store, selection = asked.console.store, Selection(**plan.what["selection"])
     begun_before = plan.what["begun_before"]
     expected = await store.read(cancellable, selection, begun_before=begun_before)

@@ -1,17 +1,20 @@
 """What the actions and their plans share."""
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Coroutine, Mapping
+from functools import wraps
+from typing import Any, TypeAlias
 from urllib.parse import urlencode
 
 from sqlalchemy import Connection
 
-from resonant.console.asked import Asked, Done, Page, path
+from resonant.console.asked import Action, Asked, Done, Page, path
 from resonant.console.plans import Operation, Plan
 from resonant.intake.problems import Problem
 from resonant.store.views.known_names import why_no_such_ids, why_not_this_source, why_unknown
 from resonant.store.views.selection import Selection
+
+ActionOfPlan: TypeAlias = Callable[[Asked, Plan], Coroutine[Any, Any, Done]]
 
 _FLAGS = {"": False, "0": False, "false": False, "1": True, "true": True, "on": True}
 
@@ -27,10 +30,19 @@ def plan_page(
     return Page("plan.html", {"plan": value, **counts}, shown)
 
 
-def read_plan(asked: Asked, action: str) -> Plan:
-    """Return the plan that was posted."""
-    only(asked, "plan")
-    return asked.console.plans.read(action, asked.given.get("plan"), now=asked.now)
+def of_plan(name: str) -> Callable[[ActionOfPlan], Action]:
+    """Give an action the plan that was posted. The action runs once, even if the button is pressed twice."""
+
+    def decorate(action: ActionOfPlan) -> Action:
+        @wraps(action)
+        async def act(asked: Asked) -> Done:
+            only(asked, "plan")
+            plan = asked.console.plans.read(name, asked.given.get("plan"), now=asked.now)
+            return await asked.console.plans.once(plan_key(asked), lambda: action(asked, plan))
+
+        return act
+
+    return decorate
 
 
 def plan_key(asked: Asked) -> str:
@@ -40,7 +52,7 @@ def plan_key(asked: Asked) -> str:
 
 async def begin(asked: Asked, operation: Operation, text: str, document: Mapping[str, Any]) -> Done:
     """Begin an operation in the background; its page shows the progress."""
-    audit_id = await asked.console.plans.start(plan_key(asked), operation)
+    audit_id = await asked.console.plans.start(operation)
     return Done(text, {"id": audit_id, **document, "dry_run": False}, path("replays", str(audit_id)))
 
 

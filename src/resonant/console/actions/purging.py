@@ -5,8 +5,9 @@ from functools import partial
 from sqlalchemy import Connection
 
 from resonant import documents
-from resonant.console.actions.planning import begin, changed, checked, flag, plan_page, read_plan, until
+from resonant.console.actions.planning import begin, changed, checked, flag, of_plan, plan_page, until
 from resonant.console.asked import Asked, Done, Page
+from resonant.console.plans import Plan
 from resonant.dead_letters import purge as purging
 from resonant.dead_letters.replay import require_restricted
 from resonant.store.views.dead_letters import after_deaths
@@ -26,10 +27,10 @@ def plan(connection: Connection, asked: Asked) -> Page:
     return plan_page(asked, "purge", what, documents.purged(report), report, first, then)
 
 
-async def purge(asked: Asked) -> Done:
+@of_plan("purge")
+async def purge(asked: Asked, plan: Plan) -> Done:
     """Remove the dead letters of a plan."""
-    plan, store = read_plan(asked, "purge"), asked.console.store
-    what = purging.Chosen(Selection(**plan.what["selection"]))
+    store, what = asked.console.store, purging.Chosen(Selection(**plan.what["selection"]))
     report = await store.read(purging.count_purge, what, now=asked.now)
     if report.purged != plan.counts["purged"]:
         raise changed(documents.purged(report))

@@ -13,13 +13,14 @@ from resonant.console.actions.planning import (
     changed,
     checked,
     flag,
+    of_plan,
     only,
     plan_key,
     plan_page,
-    read_plan,
     until,
 )
 from resonant.console.asked import Asked, Done, Page, path
+from resonant.console.plans import Plan
 from resonant.dead_letters.replay import ReplayRequest, count_replay, put_back
 from resonant.display import counted, some
 from resonant.errors import ServerError
@@ -95,9 +96,10 @@ def _plan(connection: Connection, asked: Asked, request: ReplayRequest) -> Page:
     return plan_page(asked, "replay", what, documents.replay_plan(planned), said, *lines, *planned.left_out)
 
 
-async def replay(asked: Asked) -> Done:
+@of_plan("replay")
+async def replay(asked: Asked, plan: Plan) -> Done:
     """Send the dead letters of a plan again: by a flow run where a Prefect server is known, or else by drains."""
-    (what, counts), store, why = read_plan(asked, "replay"), asked.console.store, ""
+    (what, counts), store, why = plan, asked.console.store, ""
     request = ReplayRequest(**what | {"selection": Selection(**what["selection"])})
     planned = await store.read(count_replay, request, now=asked.now)
     document = documents.replay_plan(planned)
