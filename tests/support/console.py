@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from html import unescape
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -52,7 +53,8 @@ class Pages:
             for each in re.findall(r"<form.*?</form>", self.html(page), re.DOTALL)
             if f'action="{action}"' in each
         )
-        values = dict(re.findall(r'name="([^"]+)"[^>]* value="([^"]*)"', form)) | given
+        found = re.findall(r'name="([^"]+)"[^>]* value="([^"]*)"', form)
+        values = {name: unescape(value) for name, value in found} | given
         origin = {
             "origin": str(self.http.base_url).rstrip("/"),
             "accept": "text/html",

@@ -3,12 +3,13 @@
 import asyncio
 import json
 import logging
+import re
 import secrets
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
-from urllib.parse import parse_qsl, unquote_to_bytes
+from urllib.parse import parse_qsl, unquote_to_bytes, urlencode
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import RedirectResponse, Response
@@ -30,6 +31,8 @@ _MOST_FIELDS = 1_000
 _MOST_MESSAGES = 100
 _LONGEST_DETAIL = 1_000
 _STORE_SECONDS = 8.0  # the server itself would answer after 10, without a page
+# A path of this server: browsers read // and /\ as the beginning of a host.
+_OWN_PAGE = re.compile(r"/(?![/\\])[!-~]*")
 _STATIC = {"console.css": "text/css", "console.js": "text/javascript", "icon.svg": "image/svg+xml"}
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; "
@@ -108,7 +111,7 @@ class _App:
         if who is None:
             if not is_browser:
                 raise unauthorized()
-            return RedirectResponse("/login", 303)
+            return RedirectResponse(_login_for(request), 303)
         if request.method == "POST":
             assert names is not None  # noqa: S101 - for mypy
             return await self._act(request, *names, who=who, as_json=as_json)
@@ -172,13 +175,27 @@ class _App:
                 request, str(given.get("name", "")), str(given.get("password", ""))
             )
             is_encrypted = request.headers.get("origin", "").startswith("https:")  # to a proxy
-            answer = RedirectResponse("/", 303)
+            answer = RedirectResponse(_page_after_login(given.get("next")), 303)
             answer.set_cookie(
                 COOKIE, key, int(SESSION_SECONDS), httponly=True, samesite="strict", secure=is_encrypted
             )
             return answer
         self._access.log_out(request)
-        return Response(self._html.render(request, "login.html", {"who": None}), media_type="text/html")
+        after = _page_after_login(_fields(request.scope["query_string"]).get("next"))
+        context = {"who": None, "next": after}
+        return Response(self._html.render(request, "login.html", context), media_type="text/html")
+
+
+def _login_for(request: Request) -> str:
+    """Return the address of the login, which leads on to the page that was asked for."""
+    wanted = b"?".join(filter(None, (request.scope["raw_path"], request.scope["query_string"])))
+    return "/login" if request.method == "POST" or wanted == b"/" else f"/login?{urlencode({'next': wanted})}"
+
+
+def _page_after_login(given: object) -> str:
+    """Return the page to show after a login; an address elsewhere leads to the first page."""
+    text = str(given or "")
+    return text if _OWN_PAGE.fullmatch(text) and not text.startswith("/login") else "/"
 
 
 def _problem(error: Exception) -> Problem:

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from urllib.parse import urlencode
 
 import pytest
 
@@ -76,7 +77,7 @@ def test_a_host_is_an_address_or_an_allowed_name_and_is_given_once(sqlite_desk):
 
 
 def test_a_browser_logs_in_for_12_hours_and_a_program_sends_its_password_each_time(locked):
-    assert locked.get("/deliveries", code=303).headers["location"] == "/login"
+    assert locked.get("/", code=303).headers["location"] == "/login"
     assert log_in(locked).status_code == 303
     page = locked.html("/")
     assert "Ada in the console" in page
@@ -97,6 +98,27 @@ def test_a_browser_logs_in_for_12_hours_and_a_program_sends_its_password_each_ti
     locked.send("GET", "/", code=422, headers=JSON, auth=("", "s3cret"))
     for value in ("Basic \u00e9".encode(), b"Basic x", b"Basic /////w==", b"Basic"):
         locked.send("GET", "/", code=401, headers={**JSON, "authorization": value})
+
+
+@pytest.mark.parametrize(
+    "page", ["/deliveries?endpoint=a%20b&text=x", "/events/%2Fshop/evt%2F1", "/endpoints"]
+)
+def test_a_login_leads_to_the_page_that_was_asked_for(locked, page):
+    login = locked.get(page, code=303).headers["location"]
+    done = locked.submit(login, "/login", name="Ada", password="s3cret")
+    assert done.headers["location"] == page
+
+
+@pytest.mark.parametrize(
+    "page",
+    ["//evil.example", "/\\evil.example", "https://evil.example", "/\t/evil.example", "x", "/login", ""],
+)
+def test_a_login_never_leads_elsewhere(locked, page):
+    locked.http.cookies.clear()
+    given = {"name": "Ada", "password": "s3cret", "next": page}
+    assert locked.submit("/login", "/login", **given).headers["location"] == "/"
+    link = f"/login?{urlencode({'next': page})}"
+    assert 'name="next" value="/"' in locked.html(link)
 
 
 def test_logging_out_ends_the_session_and_a_link_of_another_site_does_not(locked):
