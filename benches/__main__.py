@@ -14,7 +14,7 @@ from benches.contenders import RAW_LOOP
 from benches.results import Results, write_results
 from benches.standings import show_standings
 
-BENCHES = ("up", "endpoints", "comparison", "outage", "isolation", "pressure", "latency", "intake")
+BENCHES = ("up", "endpoints", "comparison", "outage", "isolation", "pressure", "latency", "intake", "console")
 _COMMANDS = ("failing_types", "simulations", "webhook_runs")
 _INTERRUPTED = 130
 
