@@ -29,6 +29,7 @@ import math
 import struct
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable
+from itertools import chain
 from typing import Any, Literal, NamedTuple
 
 from sqlalchemy import Connection, delete, select
@@ -119,12 +120,21 @@ class Tally:
         both = ((self.minute, found), (EVER, _of_ever(found)))
         return [sketches.pack(minute, each) for minute, each in both if each]
 
-    def sketches(self) -> list[tuple[Labels, Sketch]]:
-        """Return the counts by their labels."""
-        found = {labels: Sketch.of(durations) for labels, durations in self._seconds.items()}
-        for labels, number in self._counts.items():
-            found.setdefault(labels, Sketch()).count += number
-        return [(Labels(*labels), each) for labels, each in found.items()]
+    def sketches(self, endpoints: Collection[str] | None = None) -> list[tuple[Labels, Sketch]]:
+        """Return the counts by their labels: those of these endpoints, or all."""
+        found: defaultdict[Labels, Sketch] = defaultdict(Sketch)
+        for key, durations in self._seconds.items():
+            if endpoints is None or key[1] in endpoints:
+                found[Labels(*key)] = Sketch.of(durations)
+        for key, number in self._counts.items():
+            if endpoints is None or key[1] in endpoints:
+                found[Labels(*key)].count += number
+        return list(found.items())
+
+    def numbers(self) -> list[tuple[Labels, int]]:
+        """Return the numbers of occurrences by their labels; a label may be repeated."""
+        measured = ((key, len(durations)) for key, durations in self._seconds.items())
+        return [(Labels(*key), number) for key, number in chain(self._counts.items(), measured)]
 
 
 class DelayOf(NamedTuple):

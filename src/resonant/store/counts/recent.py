@@ -3,10 +3,10 @@
 import json
 import struct
 from collections import Counter, OrderedDict, defaultdict
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 from weakref import WeakKeyDictionary
 
 from sqlalchemy import Connection, Engine, case, func, select
@@ -95,14 +95,29 @@ class Attempts:
         return None
 
 
+# The key of a row: its id, minute, and what tells it from another row with this id.
+_Rows: TypeAlias = dict[tuple[Any, ...], _Row]
 _known: WeakKeyDictionary[Engine, OrderedDict[tuple[Any, ...], _Row]] = WeakKeyDictionary()
+# The rows that `read_results` added up last, and their sum: from minute to minute, few rows change.
+_sums: WeakKeyDictionary[Engine, tuple[_Rows, Counter[tuple[str, bool]]]] = WeakKeyDictionary()
 
 
 def read_results(connection: Connection, *, since: int) -> Counter[tuple[str, bool]]:
     """Count the deliveries that succeeded (True) and the attempts that did not (False) since a time, by endpoint."""
-    found: Counter[tuple[str, bool]] = Counter()
-    for row in _read(connection, since):
-        found.update(row.results)
+    rows = _read(connection, since)
+    summed, before = _sums.get(connection.engine, ({}, Counter()))
+    found = before.copy()
+    for key in rows.keys() - summed.keys():
+        found.update(rows[key].results)
+    for key in summed.keys() - rows.keys():
+        found.subtract(summed[key].results)
+    found = +found
+    _sums[connection.engine] = rows, found.copy()
+    for tally in read_unfolded(connection, since):
+        for labels, number in tally.numbers():
+            is_delivered = labels.result == "delivered"
+            if labels.measure == _measure_of(is_delivered=is_delivered):
+                found[labels.endpoint, is_delivered] += number
     return found
 
 
@@ -117,7 +132,8 @@ def read_traffic(connection: Connection, endpoints: Iterable[str], *, now: float
         )
         for name in endpoints
     }
-    for row in _read(connection, first):
+    unfolded = (pack(each.minute, each.sketches(found)) for each in read_unfolded(connection, first))
+    for row in chain(_read(connection, first).values(), map(_parsed, unfolded)):
         # A clock that is ahead may have written later minutes.
         hour = min((row.minute - first) // _HOUR, DAY_HOURS - 1)
         for name in row.parts.keys() & found.keys():
@@ -131,7 +147,7 @@ def read_traffic(connection: Connection, endpoints: Iterable[str], *, now: float
     return found
 
 
-def _read(connection: Connection, since: int) -> Iterator[_Row]:
+def _read(connection: Connection, since: int) -> _Rows:
     known = _known.setdefault(connection.engine, OrderedDict())
     size = func.length(_t.c.buckets)
     facts = (_t.c.minute, size, case((size < _LONG, _t.c.entries), else_=""))
@@ -141,11 +157,10 @@ def _read(connection: Connection, since: int) -> Iterator[_Row]:
     _fetch(connection, known, [id_ for id_, key in wanted.items() if key not in known], wanted)
     for key in wanted.values():
         known.move_to_end(key)
-    rows = [known[key] for key in wanted.values()]
+    rows = {key: known[key] for key in wanted.values()}
     while len(known) > _MOST_ROWS:
         known.popitem(last=False)
-    unfolded = read_unfolded(connection, since)
-    return chain(rows, (_parsed(pack(each.minute, each.sketches())) for each in unfolded))
+    return rows
 
 
 def _fetch(
@@ -159,6 +174,11 @@ def _fetch(
         known[keys[id_]] = _parsed(Packed(*packed))
 
 
+def _measure_of(*, is_delivered: bool) -> str:
+    """Return what counts a delivery that succeeded, or an attempt that did not."""
+    return "delivery" if is_delivered else "attempt"
+
+
 def _parsed(row: Packed) -> _Row:
     parts: defaultdict[str, list[_Part]] = defaultdict(list)
     results: Counter[tuple[str, bool]] = Counter()
@@ -169,7 +189,7 @@ def _parsed(row: Packed) -> _Row:
         least, most, width = rest
         start, place = place, place + width
         is_delivered = result == "delivered"
-        if measure == ("delivery" if is_delivered else "attempt"):
+        if measure == _measure_of(is_delivered=is_delivered):
             results[endpoint, is_delivered] += count
         if measure == "attempt":
             packed = row.buckets[2 * start : 2 * place], row.buckets[end + 4 * start : end + 4 * place]

@@ -39,6 +39,25 @@ def test_the_last_hour_counts_deliveries_and_failed_attempts(desk, is_compacted)
     assert (of(desk, "orders").delivered_last_hour, of(desk, "orders").failed_last_hour) == (0, 0)
 
 
+def test_the_last_hour_follows_each_minute_of_a_process_that_reads_again_and_again(desk):
+    ended = []
+    for step in range(20):
+        desk.enqueue(f"evt_{step}", endpoint="crm" if step % 3 else "orders")
+        [lease] = desk.claim(endpoint="crm" if step % 3 else "orders")
+        desk.deliver(lease)
+        ended.append((lease.endpoint, desk.clock() // MINUTE * MINUTE))
+        if step % 2:
+            desk.fold()
+        if step % 5 == 4:
+            desk.run(desk.store.compact())
+        desk.clock.advance(step % 4 * 3 * MINUTE)
+
+        since = int(desk.clock() - 60 * MINUTE)
+        for name in {endpoint for endpoint, _ in ended}:
+            expected = sum(endpoint == name and minute >= since for endpoint, minute in ended)
+            assert of(desk, name).delivered_last_hour == expected, (step, name)
+
+
 def test_due_deliveries_are_held_while_the_gate_governs(desk):
     desk.enqueue("evt_parked", "evt_due_1", "evt_due_2")
     desk.fail(desk.claim_one(), desk.park_for(300))
