@@ -48,7 +48,8 @@ class Fetcher:
     is_over: Callable[[], bool]
     _times: PollTimes = field(default_factory=lambda: PollTimes(poll_times.POLL_SECONDS))
     _found: Found = field(default_factory=Found)
-    _has_unknown_leases: bool = False
+    # When to release leases that this run does not know; infinite while the answer to each claim came.
+    _release_at: float = math.inf
 
     @property
     def pause(self) -> float:
@@ -88,9 +89,7 @@ class Fetcher:
         self._times = replace(self._times, claim=math.inf)
         if self.is_over():
             return
-        if self._has_unknown_leases:
-            await self.store.release_all(self.owner, besides=self.flights.lease_keys())
-            self._has_unknown_leases = False
+        await self._release_unknown()
         if probe := await self._probe():
             yield [probe]
         now = asyncio.get_running_loop().time()
@@ -158,10 +157,20 @@ class Fetcher:
 
     async def _confirmed(self, claiming: Awaitable[T]) -> T:
         """Await a claim. If the answer to its commit is lost, this run may hold leases that it does not know."""
-        self._has_unknown_leases = True
+        release_at, self._release_at = self._release_at, -math.inf
         claimed = await claiming
-        self._has_unknown_leases = False
+        self._release_at = release_at
         return claimed
+
+    async def _release_unknown(self) -> None:
+        """After a claim without an answer, release leases that this run does not know.
+
+        From then on, repeat it: the server may end that commit much later, and the lease would expire as if this run had crashed.
+        """
+        now = asyncio.get_running_loop().time()
+        if now >= self._release_at:
+            await self.store.release_all(self.owner, besides=self.flights.lease_keys())
+            self._release_at = now + self.store.lease_seconds / 4
 
     async def _find_due(self, *, is_idle: bool) -> list[EndpointRun]:
         """Find the endpoints to claim from: while nothing is in flight, those that notifications name; otherwise by a poll.
