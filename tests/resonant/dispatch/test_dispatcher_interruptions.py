@@ -267,6 +267,25 @@ class TestTheStoreGoesAway:
         assert len(sent) == 4
         assert caplog.messages == ["waiting for the store: sqlite:///" + str(tmp_path / "r.db") + _FULL]
 
+    @pytest.mark.usefixtures("warm")
+    async def test_a_drain_keeps_the_outcomes_of_its_sends_also_after_its_time_is_up(self, tmp_path, disk):
+        sent = []
+
+        async def send(_event):
+            sent.append(1)
+            if len(sent) == 3:
+                disk.is_full = True
+
+        options = {"lease_seconds": 1.5, "limits": Limits(run_for=1, successors=1), "due": 3}
+        async with at_work(tmp_path, orders=send, **options) as (worker, run):
+            await until(lambda: worker.dispatcher._running.is_over() and disk.refused)
+            refused = disk.refused
+            await until(lambda: disk.refused > refused + 5)
+            disk.is_full = False
+            await run
+        assert deliveries(tmp_path, "status, attempts, crashes") == [("delivered", 1, 0)] * 3
+        assert len(sent) == 3
+
     async def test_the_error_that_ends_the_run_is_the_only_message(self, tmp_path, disk, caplog):
         async def send(_event):
             disk.is_read_only = True

@@ -94,11 +94,13 @@ class RunningTasks:
     def outlasts(self, error: StoreUnavailable) -> bool:
         """Return whether the run waits until the store is back: for a lock, or, in a run with successors, for an outage.
 
-        So the outcomes of its sends are kept, and recorded then.
+        So the outcomes of its sends are kept, and recorded then, even if the run's time is up meanwhile.
         """
         if is_lock(error):
             return True
-        if not self._outlasts_outages or isinstance(error, StoreRefused) or self.is_over():
+        if not self._outlasts_outages or isinstance(error, StoreRefused) or self.failure is not None:
+            return False
+        if self.is_over() and not self._tasks:
             return False
         now = asyncio.get_running_loop().time()
         if now > self._warned_at + _WARN_AGAIN_SECONDS:
