@@ -397,7 +397,7 @@ class EndpointGate:
     def _later(self) -> float | None:
         """Return the end of the last Retry-After, if it is clearly later than the one in the row."""
         now, wanted, known = self._now, self._not_before, self.row.not_before
-        known = now if known is None else known
+        known = now if known is None or _is_due(known, now, LONGEST_RETRY_AFTER) else known
         return wanted if wanted > now and wanted > known + _CLEARLY_LATER_SHARE * (wanted - now) else None
 
     def _piloted(self, now: float, pace: float) -> dict[str, Any]:
@@ -422,9 +422,13 @@ class EndpointGate:
         return GateChange(self.row, after, at=self._now)
 
     def _notice(self, now: float) -> None:
-        """Store the time, and drop all measurements if the clock was set back."""
+        """Store the time. If the clock was set back, drop all measurements, and move a Retry-After that is in effect."""
         if now < self._now - 1:
-            pace, self._not_before, self._is_writing = self._pace, -inf, False
+            known = self.row.not_before
+            if known is not None and not _is_due(known, self._now, LONGEST_RETRY_AFTER):
+                self._not_before = max(self._not_before, known)
+            self._not_before -= self._now - now
+            pace, self._is_writing = self._pace, False
             self.connect_at = min(self.connect_at, now)
             self._forget(now)
             self._types, self._next_of_type_at = TypeFailures(), -inf

@@ -7,7 +7,7 @@ import pytest
 
 from resonant.gate.permission import RELEASE
 from resonant.store.shared.gates import Gate
-from support.gate_processes import DELIVERED, REFUSED, failed
+from support.gate_processes import DELIVERED, REFUSED, Process, failed
 
 
 def asking(seconds):
@@ -64,6 +64,22 @@ def test_a_retry_after_holds_the_endpoint_if_later_sends_are_refused_too(row, pr
         assert each.gate.governs(130)
         assert each.gate.claim_limit(130, 0) == 0
         assert each.gate.may_send(130, 0) == RELEASE
+
+
+@pytest.mark.parametrize("step", [2, 100, 280, 3_600])
+def test_a_retry_after_holds_the_endpoint_though_the_clock_was_set_back(row, process, other, step):
+    process.fail(5_000, failed(retry_after=60.0), times=6)
+    other.look(5_002)
+    now = 5_002 - step
+
+    other.look(now)
+    new = Process(row, "new")
+
+    for each in (other, process, new):
+        each.look(now + 57)
+        assert each.gate.must_wait(now + 57)
+        assert not each.may_send(now + 57)
+    assert not other.gate.must_wait(now + 59 + min(step, 330))
 
 
 def test_many_equal_retry_afters_are_written_once(row, process):
