@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from asyncio import sleep
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -34,7 +35,7 @@ from resonant.local.server_identity import server_time
 from resonant.local.work_pool import LOST, WORK_POOL
 from resonant.store import WorkerStore
 from resonant.store.queue.leases import lease_owners
-from resonant.store.shared.drains import live_owners, sent_to
+from resonant.store.shared.drains import LIVE_SECONDS, live_owners, sent_to
 from resonant.store.shared.gates import Gate
 from resonant.store.shared.processes import has_ended
 from resonant.store.views.endpoint_status import governed
@@ -170,7 +171,8 @@ async def rescue_lost_leases(store: WorkerStore) -> int:
 
     - a run that this Prefect server does not know may belong to another server;
     - a run that was marked as crashed without heartbeats may be alive, since the server may have been down;
-    - a run that reported to the store less than a lease ago may still send, although its state was set by hand.
+    - a run that reported to the store less than a lease ago may still send, although its state was set by hand. If the store was
+      away for longer than that, it reports again within seconds.
     """
     of_processes = await store.rescue_ended(has_ended)
     ids: list[UUID] = []
@@ -183,7 +185,10 @@ async def rescue_lost_leases(store: WorkerStore) -> int:
             page = FlowRunFilterId(any_=ids[start : start + _RUNS_A_PAGE])
             runs += await client.read_flow_runs(flow_run_filter=FlowRunFilter(id=page))
     ended = {str(run.id) for run in runs if run.state and run.state.is_final() and run.state.message != LOST}
-    ended -= await store.read(live_owners, now=store.clock(), lease_seconds=store.lease_seconds)
+    for pause in (0.0, LIVE_SECONDS):  # after an outage of the store, live runs have to report again first
+        if ended:
+            await sleep(pause)
+            ended -= await store.read(live_owners, now=store.clock(), lease_seconds=store.lease_seconds)
     of_runs = await store.rescue_from(ended)
     get_run_logger().info(
         "%d leases of ended processes and %d leases of %d ended runs rescued",

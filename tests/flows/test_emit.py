@@ -109,14 +109,20 @@ async def test_an_endpoint_whose_timeout_is_not_shorter_than_the_lease_is_refuse
 async def test_collecting_rescues_the_leases_of_processes_and_runs_that_have_ended_and_no_others(
     url, store, monkeypatch
 ):
+    async def report_again(seconds):
+        if seconds:
+            await store.write(drains.beat, None, owner=cut_off, endpoint=None, clock=store.clock)
+
     monkeypatch.setattr("tasks.collect.has_ended", lambda process: process == "ended")
-    ended, reporting = [
-        str((await emit_events(return_state=True)).state_details.flow_run_id) for _ in range(2)
+    monkeypatch.setattr("tasks.collect.sleep", report_again)
+    ended, reporting, cut_off = [
+        str((await emit_events(return_state=True)).state_details.flow_run_id) for _ in range(3)
     ]
     owners = {
         "of-a-process": "a drain",
         "of-a-run": ended,
         "of-a-run-that-reports": reporting,  # so its state was set to an end by hand
+        "of-a-run-that-reports-again": cut_off,  # the store was away for longer than a lease
         "of-another-server": "8c6f1c0e-0000-7000-8000-000000000000",
     }
     await store_events(store, *owners)
@@ -139,7 +145,14 @@ async def test_collecting_rescues_the_leases_of_processes_and_runs_that_have_end
 
 
 @pytest.mark.parametrize(("message", "left"), [("Process exited with status code -9", 0), (LOST, 1)])
-async def test_collecting_leaves_the_leases_of_a_crashed_run_if_it_may_be_alive(store, message, left):
+async def test_collecting_leaves_the_leases_of_a_crashed_run_if_it_may_be_alive(
+    store, monkeypatch, message, left
+):
+    async def skip(_seconds):
+        pass
+
+    monkeypatch.setattr("tasks.collect.sleep", skip)
+
     @flow
     async def crash():
         assert await store.claim("hooks", owner=runtime.flow_run.id, limit=1)
