@@ -2,11 +2,13 @@
 
 import hmac
 import json
+from urllib.parse import quote_plus
 
 import pytest
 import yaml
 
 from resonant.intake.sources.declared import read_sources
+from resonant.intake.sources.templates import FORM
 from resonant.routing import new_subscription
 from resonant.store.shared.subscriptions import add_subscription
 from resonant.testing import FixedClock
@@ -126,6 +128,16 @@ def test_a_webhook_is_stored_once_as_the_event_that_its_endpoint_gets(intake, se
         f"{service} stored": 1,
         f"{service} duplicate": 1,
     }
+
+
+def test_the_default_content_type_of_github_gives_the_same_event(intake):
+    body = json.dumps(BODIES["github"]).encode()
+    form = b"payload=" + quote_plus(body).encode()
+    made = webhook("github", form, secret=secret("github"), event_id=STORED["github"][2], kind=FORM)
+    assert send(intake, "github", made.changed(x_github_event="push")).status_code == 202
+    [event] = intake.stored()
+    assert (event.type, event.source, event.id) == STORED["github"]
+    assert (event.form, event.body, event.datacontenttype) == ("json", body, None)
 
 
 @pytest.mark.parametrize("service", STORED)

@@ -95,8 +95,11 @@ class Receiving:
         if source.verify == "none":
             await self._local.authorize(request)
         most_bytes = min(source.max_bytes or self._limits.event_bytes, self._limits.event_bytes)
+        kind = request.headers.get("content-type", "")
         body = await read_body(
-            request, most_bytes=min(most_bytes, self._limits.held_bytes), charge=lambda _: None
+            request,
+            most_bytes=min(source.longest_body(kind, most_bytes), self._limits.held_bytes),
+            charge=lambda _: None,
         )
         received, query = Received(request.headers, body), request.scope["query_string"].decode("latin-1")
         event = await self._posting.in_turn(

@@ -54,6 +54,7 @@ class Scheme:
         check: raises ``Forged`` if no secret fits.
         type, source: templates; ``{name}`` in ``source`` is the name of the source.
         ids: templates; the first one that has its values counts.
+        payload: the field of a form that has the data. The data is a JSON object, with or without a form.
         signs_body_only: whether the signature covers no header. A copy with another id in a header is recognised by its signature.
         sets: its own values of options.
         needs, takes: settings that it requires, and others that it allows. A scheme whose signature covers a time takes ``tolerance``.
@@ -63,6 +64,7 @@ class Scheme:
     type: str = "webhook.received"
     source: str = "/{name}"
     ids: Sequence[str] = ()
+    payload: str = ""
     signs_body_only: bool = False
     sets: Mapping[str, Any] = field(default_factory=dict)
     needs: Sequence[str] = ()
@@ -198,6 +200,7 @@ SCHEMES: dict[str, Scheme] = {
         "com.github.{header.x-github-event}.{data/action|none}",
         "/github/{data/repository/full_name|organisation}",
         ["{header.x-github-delivery}"],
+        payload="payload",
         signs_body_only=True,
         sets={"header": "x-hub-signature-256", "prefix": "sha256="},
     ),

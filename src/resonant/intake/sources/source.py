@@ -1,14 +1,15 @@
 """A declared source: how its webhooks are checked, and which events they become."""
 
+from codecs import BOM_UTF8
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from resonant.errors import InvalidEvent
-from resonant.events import ABSENT, OWN_SOURCE, Event, JsonBytes, charset_of, is_json
+from resonant.events import ABSENT, OWN_SOURCE, Event, JsonBytes, essence, is_json
 from resonant.intake.access.tokens import has_dot_segment
 from resonant.intake.sources.schemes import TOLERANCE_SECONDS, Options, Scheme
-from resonant.intake.sources.templates import FORM, Received, Template
+from resonant.intake.sources.templates import FORM, USE_JSON, Received, Template
 
 
 def is_reserved(start: str) -> bool:
@@ -78,12 +79,26 @@ class Source:
         if at is not None and abs(now - at) > self.tolerance:
             raise Stale(now - at)
 
+    def longest_body(self, content_type: str, most_bytes: int) -> int:
+        """Return how many bytes a body may have whose data has ``most_bytes``: a form may write each byte as three."""
+        is_wrapped = self.scheme.payload and essence(content_type) == FORM
+        return 3 * most_bytes + len(f"{self.scheme.payload}=") if is_wrapped else most_bytes
+
     def event(self, received: Received, *, most_bytes: int) -> Event:
-        """Return the event that a request becomes; its data is the body, byte for byte.
+        """Return the event that a request becomes; its data is the body, byte for byte, or the payload in a form.
 
         Raises:
             InvalidEvent: the request lacks a value, or a value is not valid.
         """
+        received = self._content(received)
+        kind = received.headers.get("content-type")
+        data: Any = received.body
+        if data and is_json(kind or ""):
+            received.data  # noqa: B018 - it raises
+            # Inside a document, a byte order mark is not JSON.
+            data = JsonBytes(data.removeprefix(BOM_UTF8))
+        elif received.kind == FORM and data.isascii():
+            data = data.decode("ascii")
         source = self.source.render(received, safe="/")
         if is_reserved(source) or has_dot_segment(source):
             raise InvalidEvent(
@@ -92,12 +107,6 @@ class Source:
         event_type = self.type.render(received)
         if is_reserved(event_type):
             raise InvalidEvent(f"the type {event_type!r:.80} is reserved", member="type")
-        kind = received.headers.get("content-type")
-        data: Any = received.body
-        if _is_valid_json(received, kind):
-            data = JsonBytes(data)
-        elif received.kind == FORM and data.isascii():
-            data = data.decode("ascii")
         return Event(
             id=self._id(received),
             type=event_type,
@@ -109,6 +118,19 @@ class Source:
             max_bytes=most_bytes,
         )
 
+    def _content(self, received: Received) -> Received:
+        if not self.scheme.payload:
+            return received
+        if received.kind == FORM:
+            received = received.of_field(self.scheme.payload)
+        elif not is_json(received.kind):
+            raise InvalidEvent(f"the content type is {received.kind or 'missing':.60}: {USE_JSON}")
+        if not isinstance(received.data, dict):
+            raise InvalidEvent(
+                f"the data is not a JSON object: at the provider, use this URL only for webhooks of {self.verify}"
+            )
+        return received
+
     def _id(self, received: Received) -> str:
         problem: InvalidEvent | None = None
         for each in self.ids:
@@ -118,13 +140,3 @@ class Source:
                 problem = problem or error
         assert problem is not None  # noqa: S101 - a source has an id
         raise problem
-
-
-def _is_valid_json(received: Received, kind: str | None) -> bool:
-    if kind is None or not is_json(kind) or charset_of(kind) not in (None, "utf-8", "utf8"):
-        return False
-    try:
-        received.data  # noqa: B018 - it is parsed once
-    except InvalidEvent:
-        return False
-    return True

@@ -15,10 +15,11 @@ from urllib.parse import parse_qsl, quote
 from starlette.datastructures import Headers
 
 from resonant.errors import InvalidEvent
-from resonant.events import essence
+from resonant.events import essence, is_json
 from resonant.input_lines import decode_json
 
 FORM = "application/x-www-form-urlencoded"
+USE_JSON = "set the content type application/json at the provider"
 MOST_CHARACTERS = 1_024
 _MOST_FIELDS = 1_000
 # `quote` does not change it, but takes longer to find this out.
@@ -34,11 +35,11 @@ class Received:
     Args:
         headers: of the request.
         body: its bytes.
+        data: the parsed body; by default, it is parsed when it is needed.
     """
 
-    def __init__(self, headers: Headers, body: bytes) -> None:
-        self.headers, self.body = headers, body
-        self._data: Any = None
+    def __init__(self, headers: Headers, body: bytes, data: Any = None) -> None:
+        self.headers, self.body, self._data = headers, body, data
 
     @property
     def kind(self) -> str:
@@ -53,8 +54,33 @@ class Received:
             InvalidEvent: it is neither.
         """
         if self._data is None:
-            self._data = form_fields(self.body) if self.kind == FORM else decode_json(self.body)
+            self._data = form_fields(self.body) if self.kind == FORM else self._json()
         return self._data
+
+    def _json(self) -> Any:
+        try:
+            return decode_json(self.body)
+        except InvalidEvent as error:
+            if not is_json(self.kind):
+                raise
+            raise InvalidEvent(
+                f"the content type {self.kind:.60} does not fit the body ({error}): correct one of them at the provider"
+            ) from None
+
+    def of_field(self, name: str) -> Self:
+        """Return the request as if it were sent without its form, with the JSON of a field as its body.
+
+        Raises:
+            InvalidEvent: the form does not have this field once, or it is not JSON.
+        """
+        try:
+            text = _only_value(self.body, name)
+            data = decode_json(text)
+        except InvalidEvent as error:
+            raise InvalidEvent(f"cannot read the field {name} of the form ({error}): {USE_JSON}") from None
+        headers = self.headers.mutablecopy()
+        headers["content-type"] = "application/json"
+        return type(self)(headers, text.encode(), data)
 
 
 def form_fields(body: bytes) -> dict[str, str]:
@@ -63,16 +89,26 @@ def form_fields(body: bytes) -> dict[str, str]:
     Raises:
         InvalidEvent: the form is malformed, or has too many fields.
     """
+    # The first of several, as in most frameworks.
+    return dict(reversed(_form_pairs(body)))
+
+
+def _only_value(form: bytes, name: str) -> str:
+    values = [value for field, value in _form_pairs(form) if field == name]
+    if len(values) != 1:
+        raise InvalidEvent("it is given more than once" if values else "it is missing")
+    return values[0]
+
+
+def _form_pairs(body: bytes) -> list[tuple[str, str]]:
     try:
-        given = parse_qsl(
+        return parse_qsl(
             body.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=_MOST_FIELDS
         )
     except ValueError:
         raise InvalidEvent(
             f"the body must be a form of at most {_MOST_FIELDS} fields in UTF-8", "not_json"
         ) from None
-    # The first of several, as in most frameworks.
-    return dict(reversed(given))
 
 
 class _Place(NamedTuple):

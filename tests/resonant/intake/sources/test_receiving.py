@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from urllib.parse import quote, quote_plus
 
 import pytest
 
@@ -161,14 +162,14 @@ def test_for_five_minutes_a_copy_under_another_id_is_a_duplicate(sqlite_desk, op
     steady = FixedClock(0.0)
     desk = open_desk(f"sqlite:///{tmp_path / 'another.db'}", steady=steady)
     sources = read_sources(declare(tmp_path, row(verify, endpoint="orders")))
-    body = b"MessageSid=1" if verify == "twilio" else b"{}"
+    body, other = (b"MessageSid=1", b"MessageSid=2") if verify == "twilio" else (b"{}", b'{"a": 1}')
     with posting(desk, sources=sources) as client:
         for seconds, stored in ((0, 1), (299, 1), (2, 2)):
             steady.advance(seconds)
             good = webhook(verify, body, event_id=f"copy-{seconds}")
             assert send(client, good, verify).is_success
             assert counted(client).get(f"{verify} stored") == stored
-        assert send(client, webhook(verify, body + b"&b=1", event_id="other"), verify).is_success
+        assert send(client, webhook(verify, other, event_id="other"), verify).is_success
     assert counted(client) == {f"{verify} stored": 3, f"{verify} duplicate": 1}
 
 
@@ -277,7 +278,17 @@ def test_without_a_file_there_is_no_source(client):
 @pytest.mark.parametrize(
     ("verify", "body", "kind", "status", "said"),
     [
-        ("stripe", b"not json", "application/json", 400, "JSON"),
+        ("stripe", b"not json", "text/plain", 400, "JSON"),
+        ("stripe", b"", "application/json", 422, "correct one of them at the provider"),
+        (
+            "github",
+            b"payload=1&payload=2",
+            FORM,
+            422,
+            "set the content type application/json at the provider",
+        ),
+        ("github", b"a=%FF", FORM, 422, "set the content type application/json at the provider"),
+        ("slack", b"a=1&" * 1_001, "application/json", 422, "correct one of them at the provider"),
         ("stripe", b'{"type": "t"}', "application/json", 422, "the request has no data/id"),
         ("stripe", b'{"id": "\\ud800", "type": "t"}', "application/json", 422, "lone surrogate"),
         ("hmac", b"{}", "no type", 422, "datacontenttype"),
@@ -294,6 +305,65 @@ def test_a_signed_webhook_that_becomes_no_event_is_refused_with_the_reason(
     else:
         assert said in problem(answer, status)
         assert counted(client) == {f"{verify} refused": 1}
+
+
+@pytest.mark.parametrize("verify", [*NEEDS, "none"])
+@pytest.mark.parametrize("kind", ["application/json", "application/problem+json; charset=utf-8"])
+def test_a_body_that_claims_json_and_is_not_is_refused_with_what_to_change(receiver, verify, kind):
+    client = receiver(row(verify, **({"id": "{header.x-id}"} if verify == "none" else {})))
+    body = b"not json"
+    query = hash_in_query(body) if verify == "twilio" else ""
+    sent = webhook(verify, body, kind=kind, query=query)
+    if verify == "none":
+        sent = sent.changed(host="127.0.0.1")
+    detail = problem(send(client, sent, verify), 422)
+    assert detail == (
+        f"the content type {kind.partition(';')[0]} does not fit the body (not JSON: Expecting value at column 1): "
+        "correct one of them at the provider"
+    )
+    assert client.stored() == []
+    assert counted(client) == {f"{verify} refused": 1}
+
+
+def test_a_form_of_github_is_the_same_event_as_its_json(receiver):
+    client = receiver(row("github"))
+    text = '{"action": "opened", "title": "50% + Gr\u00fc\u00dfe", "repository": {"full_name": "octo/shop"}}'
+    forms = [f"payload={quote_plus(text)}", f"payload={quote(text)}"]
+    answers = [send(client, webhook("github", each.encode(), kind=FORM), "github") for each in forms]
+    answers.append(send(client, webhook("github", text.encode()), "github"))
+    assert [(each.status_code, each.json()["duplicate"]) for each in answers] == [
+        (202, False),
+        (202, True),
+        (202, True),
+    ]
+    [stored] = client.stored()
+    assert (stored.type, stored.source, stored.id) == ("com.github.ping.opened", "/github/octo/shop", "evt_1")
+    assert (stored.form, stored.body, stored.datacontenttype) == ("json", text.encode(), None)
+
+
+def test_the_signature_of_a_form_covers_its_raw_body(receiver):
+    client = receiver(row("github"))
+    good = webhook("github", b"payload=%7B%22a%22%3A+1%7D", kind=FORM)
+    for body in (b"payload=%7B%22a%22%3A%201%7D", b'{"a": 1}', b"payload=%7b%22a%22%3A+1%7D"):
+        problem(send(client, good.changed(body=body), "github"), 401)
+    assert send(client, good, "github").status_code == 202
+
+
+def test_the_limit_of_a_form_is_that_of_its_payload(receiver):
+    client = receiver(row("github", max_bytes=60))
+    longest = '{"a":"' + "\u00e9" * 26 + '"}'
+    assert len(longest.encode()) == 60
+
+    def answer(payload):
+        return send(client, webhook("github", f"payload={payload}".encode(), kind=FORM), "github")
+
+    def longest_form_of(text):
+        return "".join(f"%{each:02X}" for each in text.encode())
+
+    problem(answer(longest_form_of(f"{longest} ")), 413)
+    assert "the limit is 60" in problem(answer(quote_plus(f"{longest} ")), 413)
+    assert client.stored() == []
+    assert answer(longest_form_of(longest)).status_code == 202
 
 
 def test_a_body_beyond_the_limit_of_its_source_is_refused_unread(receiver):

@@ -20,6 +20,11 @@ FORMS = [
     b"B=2&A=2&A=1&A=1",
     b"A=a%20b&a=+",
 ]
+# The default of GitHub: its JSON as the field of a form.
+PAYLOADS = [
+    b"payload=%7B%22action%22%3A%22opened%22%7D",
+    b"payload=%7B%22a%22%3A+%22Gr%C3%BC%C3%9Fe+%2B+50%25%22%7D",
+]
 
 
 @pytest.fixture(params=["another time", "now"])
@@ -29,7 +34,8 @@ def now(request):
 
 def examples(verify, at):
     if verify != "twilio":
-        return [webhook(verify, body, at=at) for body in BODIES]
+        forms = [webhook(verify, body, at=at, kind=FORM) for body in PAYLOADS if verify == "github"]
+        return [*(webhook(verify, body, at=at) for body in BODIES), *forms]
     return [
         *(webhook(verify, body, query="a=1&b=%20") for body in FORMS),
         *(webhook(verify, body, kind="application/json", query=hash_in_query(body)) for body in BODIES),

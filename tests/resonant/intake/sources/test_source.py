@@ -1,11 +1,13 @@
 """Which event a webhook becomes: by the defaults of its scheme, and by the templates of its source."""
 
 import json
+from urllib.parse import quote, quote_plus
 
 import pytest
 
 from resonant.errors import InvalidEvent
 from resonant.intake.sources.templates import FORM
+from resonant.sinks.wire import message
 from support.sources import NEEDS, webhook
 
 MOST_BYTES = 10_000
@@ -106,8 +108,8 @@ def test_without_a_value_subject_and_extensions_are_absent(of):
         (b'{ "b":1.10,\r\n "a": "\\u00fc" , "b": 2}\n', "application/json", "json"),
         (b'{"a": 1}', "application/vnd.api+json; charset=utf-8", "json"),
         (b'{"a": 1}', "text/plain", "text"),
-        (b"{not json", "application/json", "bytes"),
-        (b'{"a": "\xfc"}', "application/json; charset=latin-1", "bytes"),
+        (b'{"a": 1}', "application/json; charset=latin-1", "json"),
+        (b"{not json", "application/jsonl", "text"),
         (b"<a/>", "application/xml", None),
         (b"a=1&b=%C3%BC", FORM, "text"),
         (b"a=\xff", FORM, "bytes"),
@@ -121,6 +123,121 @@ def test_the_body_is_kept_byte_for_byte_with_its_content_type(of, body, kind, fo
     assert form in (None, found.form) or (form == "text" and found.form == "bytes")
     if found.form != "absent":
         assert (found.datacontenttype or "application/json") == kind
+
+
+def test_json_is_kept_without_a_byte_order_mark_which_breaks_it_in_a_document(of):
+    found = event(of("hmac"), webhook("hmac", b'\xef\xbb\xbf{"a": 1}'))
+    assert json.loads(message(found, "structured")[1])["data"] == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "said"),
+    [
+        (b"{not json", "application/json", "not JSON: Expecting property name"),
+        (b'{"a": 1} ,', "application/vnd.api+json; charset=utf-8", "not JSON: Extra data"),
+        (b'{"a": NaN}', "Application/JSON", "NaN is not a JSON value"),
+        (b'{"a": 1e999}', "application/json", "out of range"),
+        (b'{"a": "\xfc"}', "application/json; charset=latin-1", "not UTF-8"),
+        (b"[" * 100_000, "application/json", "nested too deeply"),
+        (b" ", "application/json", "not JSON"),
+    ],
+)
+def test_a_body_that_claims_json_and_is_not_is_refused(of, body, kind, said):
+    with pytest.raises(InvalidEvent) as raised:
+        event(of("hmac"), webhook("hmac", body, kind=kind), 200_000)
+    assert said in str(raised.value)
+    assert str(raised.value).endswith("correct one of them at the provider")
+    assert "\n" not in str(raised.value)
+
+
+# --- the form of GitHub ---------------------------------------------------------------------------------------------
+
+
+def in_form(text, quoting=quote_plus):
+    return f"payload={quoting(text)}".encode()
+
+
+PUSHED = json.dumps(
+    PUSH | {"message": "+1 & = % %41 \n \u20ac", "author": "Gr\u00fc\u00dfe \U0001f600"}, ensure_ascii=False
+)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        in_form(PUSHED),
+        in_form(PUSHED, quote),
+        in_form(PUSHED, lambda text: "".join(f"%{each:02x}" for each in text.encode())),
+        b"a=1&" + in_form(PUSHED) + b"&Payload=2",
+    ],
+    ids=["plus", "percent", "all", "other fields"],
+)
+@pytest.mark.parametrize(
+    "kind", [FORM, f"{FORM}; charset=utf-8", "Application/X-WWW-Form-URLEncoded;Charset=UTF-8"]
+)
+def test_a_form_of_github_becomes_the_event_of_its_json(of, body, kind):
+    expected = event(of("github"), webhook("github", PUSHED.encode()).changed(x_github_event="push"))
+    found = event(of("github"), webhook("github", body, kind=kind).changed(x_github_event="push"))
+    assert identity(found) == ("com.github.push.none", "/github/octo/shop", "evt_1")
+    assert (found.form, found.body, found.datacontenttype) == ("json", PUSHED.encode(), None)
+    assert found == expected
+
+
+def test_templates_see_a_form_of_github_as_its_json(of):
+    source = of("github", subject="{data/number}", extensions={"kind": "{header.content-type}"})
+    as_json = event(source, webhook("github", json.dumps(OPENED).encode()))
+    assert event(source, webhook("github", in_form(json.dumps(OPENED)), kind=FORM)) == as_json
+    assert as_json.subject == "7"
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b"", "(it is missing)"),
+        (b"Payload=%7B%7D", "(it is missing)"),
+        (b'{"action": "opened"}', "(it is missing)"),
+        (b"payload=%7B%7D&payload=%7B%7D", "(it is given more than once)"),
+        (b"payload=", "(not JSON: Expecting value at column 1)"),
+        (b"payload=%7B", "(not JSON: "),
+        (b"payload=%7B%7D%7B", "(not JSON: Extra data"),
+        (b"payload=%257B%257D", "(not JSON: "),
+        (b"payload=%FF", "in UTF-8)"),
+        (b"payload=%ED%A0%80", "in UTF-8)"),
+        (b"payload=\xff", "in UTF-8)"),
+        (b"payload=%7B%7D" + b"&a=1" * 1_000, "at most 1000 fields"),
+        (b"payload=" + b"[" * 100_000, "nested too deeply"),
+    ],
+)
+def test_a_form_of_github_without_its_payload_is_refused_with_the_remedy(of, body, said):
+    with pytest.raises(InvalidEvent) as raised:
+        event(of("github"), webhook("github", body, kind=FORM), 200_000)
+    assert str(raised.value).startswith("cannot read the field payload of the form (")
+    assert str(raised.value).endswith(": set the content type application/json at the provider")
+    assert said in str(raised.value)
+    assert raised.value.code == "invalid_value"
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "said"),
+    [
+        (b"{}", "text/plain", "the content type is text/plain: set the content type application/json"),
+        (b"{}", None, "the content type is missing: set the content type application/json"),
+        (b"", "application/json", "not JSON"),
+        (b"[]", "application/json", "the data is not a JSON object"),
+        (b"payload=%22%7B%7D%22", FORM, "the data is not a JSON object"),
+        (b"payload=null", FORM, "the data is not a JSON object"),
+    ],
+)
+def test_what_github_never_sends_is_refused(of, body, kind, said):
+    with pytest.raises(InvalidEvent, match=said) as raised:
+        event(of("github"), webhook("github", body).changed(content_type=kind))
+    assert "at the provider" in str(raised.value)
+
+
+def test_a_form_of_another_service_with_a_payload_stays_a_form(of):
+    body = in_form(PUSHED)
+    found = event(of("hmac"), webhook("hmac", body, kind=FORM))
+    assert (found.form, found.body) == ("text", body)
 
 
 def test_a_body_without_a_content_type_is_bytes(of):
