@@ -308,6 +308,9 @@ async def test_parameters_that_are_too_large_are_refused_with_prefects_reason(de
     assert refused.status_code == 422
     assert "must be less than 524,288 bytes" in refused.error
 
+    mapped = endpoint_of(name, parameters={"event": "/data/number"})
+    assert (await attempt(mapped, event({"number": 7, "rest": "x" * 600_000}))).result == "delivered"
+
 
 async def test_an_unknown_deployment_is_permanent_and_a_new_one_of_that_name_is_found(deployments):
     name = deployments.make()
