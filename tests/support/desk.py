@@ -47,8 +47,16 @@ class Desk:
         statement = text(statement) if isinstance(statement, str) else statement
         self.write(lambda connection: connection.execute(statement) and None)
 
-    def enqueue(self, *events: Event | str, endpoint: str = "orders", **options: Any):
-        """Store events; of a text an event with that id is made."""
+    def enqueue(self, *events: Event | str, endpoint: str = "orders", apart: float = 0.0, **options: Any):
+        """Store events, at once or so many seconds apart; of a text an event with that id is made.
+
+        Claims take those of one time in no particular order.
+        """
+        if apart:
+            for event in events:
+                self.enqueue(event, endpoint=endpoint, **options)
+                self.clock.advance(apart)
+            return None
         given = [self.make(event) if isinstance(event, str) else event for event in events]
         return self.run(self.store.enqueue(given, endpoint, **options))
 

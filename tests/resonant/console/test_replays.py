@@ -59,7 +59,7 @@ def fill(desk, action, *ids):
     """Store deliveries that the action selects."""
     desk.clock.advance(1)
     if action == "cancel":
-        desk.enqueue(*ids)
+        desk.enqueue(*ids, apart=1)
     else:
         desk.bury(*ids)
     desk.clock.advance(1)
