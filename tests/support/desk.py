@@ -238,9 +238,16 @@ def opened_desk(url: str, clock: FixedClock) -> Iterator[Desk]:
             runner.run(store.close())
 
 
-async def send(store: WorkerStore, endpoint: str, *decisions: Decision | None, **attempt: Any) -> None:
+async def send(
+    store: WorkerStore,
+    endpoint: str,
+    *decisions: Decision | None,
+    leases: list[Lease] | None = None,
+    **attempt: Any,
+) -> None:
     """Claim a delivery for each decision (None: it is delivered), and record its attempt at the store's time."""
-    leases = await store.claim(endpoint, owner="worker", limit=len(decisions))
+    if leases is None:
+        leases = await store.claim(endpoint, owner="worker", limit=len(decisions))
     await store.begin(leases)
     values = {"started_at": store.clock()} | attempt
     outcomes = [
