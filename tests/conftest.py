@@ -101,7 +101,7 @@ def postgresql():
     """A PostgreSQL server, stopped and removed at the end of the session."""
     with started_postgresql() as server:
         server.execute("ALTER SYSTEM SET fsync = off")  # test data need not survive a crash of the machine
-        server.execute("SELECT pg_reload_conf()")
+        server.reload()
         server.execute("ALTER ROLE postgres SET resonant.may_lose_data = 'on'")  # no warning of it
         yield server
 

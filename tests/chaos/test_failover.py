@@ -73,7 +73,7 @@ class Pair:
 
     def _wait_for_standbys(self, names: str) -> None:
         self.primary.execute(f"ALTER SYSTEM SET synchronous_standby_names = '{names}'")
-        self.primary.execute("SELECT pg_reload_conf()")
+        self.primary.reload()
 
 
 @pytest.fixture

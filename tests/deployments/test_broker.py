@@ -8,6 +8,7 @@ from prefect.server.utilities.messaging import BrokerModule, StopConsumer
 from prefect.server.utilities.messaging.memory import Cache, Topic
 
 from deployments import broker
+from support.waiting import PATIENCE_SECONDS
 
 
 @pytest.fixture
@@ -30,7 +31,10 @@ def test_it_implements_prefects_broker_protocol():
     assert isinstance(broker, BrokerModule)
 
 
-async def test_a_sender_waits_while_half_of_a_subscription_is_unread_and_nothing_is_dropped(topic):
+async def test_a_sender_waits_while_half_of_a_subscription_is_unread_and_nothing_is_dropped(
+    topic, monkeypatch
+):
+    monkeypatch.setattr(broker, "PATIENCE_SECONDS", 3600)
     count = 12_000  # more than a subscription of Prefect's holds
     most_unread = 0
 
@@ -70,7 +74,7 @@ async def test_the_event_feed_alone_gets_no_events_of_task_runs_and_no_loads_of_
     for event in events:
         await publisher(topic).publish_data(b"{}", {"id": f"{topic}-{group}-{event}", "event": event})
 
-    await asyncio.wait_for(consumer.run(handle), 10)
+    await asyncio.wait_for(consumer.run(handle), PATIENCE_SECONDS)
 
     assert read == events[first_read:]
 

@@ -31,7 +31,7 @@ LOG = "file-endpoint/log"
 @pytest.fixture
 async def log(url, tmp_path):
     """The file that the endpoint ``LOG`` appends to."""
-    await FileEndpoint(path=tmp_path / "out", timeout=1).asave("log", overwrite=True)
+    await FileEndpoint(path=tmp_path / "out").asave("log", overwrite=True)
     return tmp_path / "out"
 
 
@@ -96,10 +96,10 @@ async def test_a_run_for_every_endpoint_completes_and_names_those_that_cannot_be
     assert (status.delivered, status.pending) == (1, 2)
 
 
-async def test_an_endpoint_whose_timeout_is_not_shorter_than_the_lease_is_refused(log, monkeypatch, tmp_path):
+@pytest.mark.usefixtures("log")
+async def test_an_endpoint_whose_timeout_is_not_shorter_than_the_lease_is_refused(monkeypatch):
     monkeypatch.setenv("RESONANT_LEASE_SECONDS", "15")
 
-    await FileEndpoint(path=log).asave("log", overwrite=True)
     state = await emit_events(events=[EVENT], endpoint=LOG, return_state=True)
 
     assert state.is_failed()
@@ -167,6 +167,7 @@ async def test_collecting_leaves_the_leases_of_a_crashed_run_if_it_may_be_alive(
 @pytest.mark.parametrize("lane", ["task", "bulk"])
 async def test_a_store_failure_is_logged_once_and_not_for_each_delivery(log, monkeypatch, caplog, lane):
     monkeypatch.setenv("RESONANT_LEASE_SECONDS", "1.5")
+    await FileEndpoint(path=log, timeout=1).asave("log", overwrite=True)
     is_full = False
 
     def let_it_be_full(connection):
@@ -212,6 +213,7 @@ async def test_a_drain_waits_for_a_store_that_is_unavailable_while_it_sends(
     server, url = own_postgresql
     monkeypatch.setenv("RESONANT_DATABASE_URL", url)
     monkeypatch.setenv("RESONANT_LEASE_SECONDS", "3")
+    await FileEndpoint(path=log, timeout=1).asave("log", overwrite=True)
     store = await WorkerStore.open(url)
     await store_events(store, LOG, count=300)
     await store.close()

@@ -9,7 +9,7 @@ from flows.emit import emit_events
 from resonant.dead_letters.cancel import cancel
 from resonant.delivery.retry import GiveUp
 from resonant.input_lines import event_from_fields
-from resonant.store.queue.leases import lease_owners
+from resonant.store.queue.leases import claim, lease_owners, release_all
 from resonant.store.views.selection import Selection
 from support.desk import send
 from support.dispatching import opened
@@ -36,9 +36,15 @@ class Thief:
 
     async def steal(self) -> None:
         async with opened(self._url) as store:
-            for owner in await store.read(lease_owners):
-                await store.release_all(owner)
-            await send(store, ENDPOINT, *DECISIONS)
+            claimed = await store.claim_leases(take_over, {ENDPOINT: len(DECISIONS)}, owner="thief")
+            await send(store, ENDPOINT, *DECISIONS, leases=claimed[ENDPOINT])
+
+
+def take_over(connection, limits, *, now, **options):
+    """Release all leases and claim their deliveries in one transaction: their owner could claim them in between."""
+    for owner in lease_owners(connection):
+        release_all(connection, owner, now=now)
+    return claim(connection, limits, now=now, **options)
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ async def emitted(url, tmp_path, monkeypatch):
     exporter, _ = install_sdk(monkeypatch)
 
     async def emit(event=EVENT, **parameters):
-        await FileEndpoint(path=tmp_path / "out", timeout=1).asave("traced", overwrite=True)
+        await FileEndpoint(path=tmp_path / "out").asave("traced", overwrite=True)
         state = await emit_events(
             events=[event], endpoint="file-endpoint/traced", **parameters, return_state=True
         )

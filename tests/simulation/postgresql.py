@@ -100,5 +100,5 @@ def opened_postgresql() -> Iterator[OpenServer]:
     """Run a server during the block; its worlds run one after another."""
     with started_postgresql() as server:
         server.execute("ALTER SYSTEM SET fsync = off")
-        server.execute("SELECT pg_reload_conf()")
+        server.reload()
         yield partial(WorldOnPostgreSQL, server)

@@ -47,8 +47,16 @@ class Desk:
         statement = text(statement) if isinstance(statement, str) else statement
         self.write(lambda connection: connection.execute(statement) and None)
 
-    def enqueue(self, *events: Event | str, endpoint: str = "orders", **options: Any):
-        """Store events; of a text an event with that id is made."""
+    def enqueue(self, *events: Event | str, endpoint: str = "orders", apart: float = 0.0, **options: Any):
+        """Store events, at once or so many seconds apart; of a text an event with that id is made.
+
+        Claims take those of one time in no particular order.
+        """
+        if apart:
+            for event in events:
+                self.enqueue(event, endpoint=endpoint, **options)
+                self.clock.advance(apart)
+            return None
         given = [self.make(event) if isinstance(event, str) else event for event in events]
         return self.run(self.store.enqueue(given, endpoint, **options))
 
@@ -230,9 +238,16 @@ def opened_desk(url: str, clock: FixedClock) -> Iterator[Desk]:
             runner.run(store.close())
 
 
-async def send(store: WorkerStore, endpoint: str, *decisions: Decision | None, **attempt: Any) -> None:
+async def send(
+    store: WorkerStore,
+    endpoint: str,
+    *decisions: Decision | None,
+    leases: list[Lease] | None = None,
+    **attempt: Any,
+) -> None:
     """Claim a delivery for each decision (None: it is delivered), and record its attempt at the store's time."""
-    leases = await store.claim(endpoint, owner="worker", limit=len(decisions))
+    if leases is None:
+        leases = await store.claim(endpoint, owner="worker", limit=len(decisions))
     await store.begin(leases)
     values = {"started_at": store.clock()} | attempt
     outcomes = [

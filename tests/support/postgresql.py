@@ -9,6 +9,7 @@ import warnings
 from collections.abc import AsyncIterator, Awaitable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from resonant.store import schema
 from resonant.store.engine.migrate import SCHEMA_VERSION, VERSION_TABLE
 from support.processes import family, look_at
 from support.sqlite import listening
-from support.waiting import PATIENCE_SECONDS, until
+from support.waiting import PATIENCE_SECONDS, until, wait_until
 
 on_postgresql = pytest.mark.parametrize("store_url", ["postgresql"], indirect=True)
 
@@ -97,6 +98,17 @@ class PostgreSQLServer:
     def execute(self, statement: str, database: str = "postgres") -> list[asyncpg.Record]:
         """Run one statement as the superuser, in its own transaction."""
         return execute_in(self.folder, statement, database)
+
+    def reload(self) -> None:
+        """Let the server read its configuration again, for all sessions that begin afterwards."""
+
+        def read_at() -> datetime:
+            [row] = self.execute("SELECT pg_conf_load_time() AS at")
+            return row["at"]
+
+        before = read_at()
+        self.execute("SELECT pg_reload_conf()")
+        wait_until(lambda: read_at() > before)
 
     @asynccontextmanager
     async def connected(self, database: str) -> AsyncIterator[asyncpg.Connection]:

@@ -7,6 +7,7 @@ from datetime import datetime
 from types import SimpleNamespace
 
 import pytest
+from prefect.settings import PREFECT_SERVER_ALLOW_EPHEMERAL_MODE, temporary_settings
 
 from resonant.delivery.attempt import AttemptRunner, Destination
 from resonant.delivery.retry import MAX_ATTEMPTS_LIMIT, GiveUp, Park, Retry, RetryPolicy
@@ -57,7 +58,8 @@ def attempt(tmp_path, monkeypatch):
         await store.close()
         return SimpleNamespace(**{"result": None, "failure": None} | seen)
 
-    return run
+    with temporary_settings({PREFECT_SERVER_ALLOW_EPHEMERAL_MODE: False}):
+        yield run
 
 
 async def deliver(_event):
@@ -119,12 +121,13 @@ async def test_an_event_that_expires_while_its_task_run_starts_fails_the_task_ru
 
 
 async def test_a_parked_delivery_completes_and_says_until_when_it_waits_and_why(attempt):
-    seen = await attempt(answering(503), RetryPolicy(base=60))
+    clock = FixedClock(1_800_000_000.0)
+    seen = await attempt(answering(503), RetryPolicy(base=60), clock=clock)
 
     assert (seen.result.name, seen.result.is_completed()) == ("Parked", True)
     waits, sends, why = seen.result.message.split("; ", 2)
     due = datetime.fromisoformat(waits.removeprefix("waits for its retry, due at "))
-    assert 40 < due.timestamp() - time.time() < 80
+    assert 40 < due.timestamp() - clock() < 80
     assert sends == "a running drain or the next `resonant emit` sends it"
     assert why.startswith("attempt 1: transient http_503; parked for ")
 

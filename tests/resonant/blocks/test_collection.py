@@ -95,6 +95,6 @@ def test_the_code_examples_of_the_blocks_run_in_any_folder(prefect_api, tmp_path
             block.save("shop", overwrite=True)
     ran = machine.run_code("\n".join(map(snippet, BLOCKS)))
     assert ran.returncode == 0, ran.stderr
-    stored = machine.query("SELECT endpoint FROM resonant_deliveries")
+    stored = machine.query("SELECT endpoint FROM resonant_deliveries ORDER BY id")
     kinds = ("", "", "resonant-deployment/", "resonant-prefect-event/")
     assert [each["endpoint"] for each in stored] == [f"{kind}shop" for kind in kinds]

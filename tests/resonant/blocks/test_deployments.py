@@ -373,19 +373,20 @@ def script_of(answer):
         (respond(500), "transient http_500 sent"),
         (respond(502), "transient http_502 sent"),
         (respond(503, body=b"no backend"), "transient http_503"),
-        (retry_after("7", 503), "transient http_503 7"),
+        (retry_after("70", 503), "transient http_503 70"),
         (reset_before_response(), "transient connection_reset sent"),
         (never_answer(), "transient read_timeout sent"),
     ],
     ids=lambda each: each if isinstance(each, str) else "",
 )
 async def test_each_failure_is_one_request_with_its_verdict(answer, expected, all_requests):
+    brief = {"timeout": 1.5} if "read_timeout" in expected else {}
     async with Receiver(answer if all_requests else script_of(answer)) as server:
-        made = await attempt(endpoint_of("flow/main", api_url=f"{server.url}/api", timeout=1.5), event())
+        made = await attempt(endpoint_of("flow/main", api_url=f"{server.url}/api", **brief), event())
     wanted = "/deployments/name/" if all_requests else "/create_flow_run"
     assert len([each for each in server.journal if wanted in each.path]) == 1
     assert verdict(made).replace(" timeout", " read_timeout") == expected
-    assert made.duration < 5
+    assert made.duration < 40
 
 
 async def test_a_request_is_repeated_while_the_database_of_prefect_is_locked():
@@ -415,7 +416,7 @@ async def test_two_drains_at_once_start_each_run(deployments):
 
 async def test_no_connection_is_transient():
     with nobody_listening() as url:
-        made = await attempt(endpoint_of("flow/main", api_url=f"{url}/api", timeout=5), event())
+        made = await attempt(endpoint_of("flow/main", api_url=f"{url}/api"), event())
     assert verdict(made) == "transient connect_refused"
 
 

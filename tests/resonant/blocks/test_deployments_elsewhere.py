@@ -14,6 +14,7 @@ from resonant.events import Event
 from resonant.local.paused import ask_what_is_paused
 from resonant.settings import load_settings
 from support.prefect import running_server
+from support.waiting import PATIENCE_SECONDS
 
 # A server with a password and CSRF protection, which the shared one does not have.
 pytestmark = [pytest.mark.engine, pytest.mark.own_server]
@@ -56,7 +57,8 @@ async def send(block: DeploymentEndpoint):
 
 
 async def test_a_run_is_created_with_the_password_and_a_token(elsewhere, deployment):
-    without_token = httpx.post(f"{elsewhere}/flow_runs/filter", json={}, auth=("me", "s3cret-word"))
+    me, url = ("me", "s3cret-word"), f"{elsewhere}/flow_runs/filter"
+    without_token = httpx.post(url, json={}, auth=me, timeout=PATIENCE_SECONDS)
     assert without_token.status_code == 403
     block = DeploymentEndpoint(deployment=deployment, api_url=elsewhere, auth_string=SecretStr(PASSWORD))
     assert await block.verify(NAME) == []

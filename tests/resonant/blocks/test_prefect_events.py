@@ -174,7 +174,7 @@ async def test_each_failure_is_one_request_with_its_verdict(answer, expected):
 
 async def test_no_connection_is_transient():
     with nobody_listening() as url:
-        made = await attempt(event(), api_url=f"{url}/api", timeout=5)
+        made = await attempt(event(), api_url=f"{url}/api")
     assert verdict(made) == "transient connect_refused"
 
 

@@ -26,10 +26,12 @@ from resonant.cli import app, asking
 from resonant.delivery.retry import GiveUp, Retry
 from resonant.events import Event
 from resonant.store import WorkerStore
+from resonant.store.shared import drains
 from resonant.testing import FixedClock
 from support.commands import run_in_process
 from support.desk import Desk
 from support.dlq_actions import DAY, PERMANENT
+from support.waiting import PATIENCE_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -242,6 +244,8 @@ def url(tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> s
     """The database's URL, in the environment of every command."""
     for name in ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "PYTHONUNBUFFERED"):
         monkeypatch.delenv(name, raising=False)
+    # The commands read the real clock: the runs that a test reports do not end while the machine stalls.
+    monkeypatch.setattr(drains, "LIVE_SECONDS", PATIENCE_SECONDS)
     url = f"sqlite:///{shutil.copy(empty_store, tmp_path)}"
     monkeypatch.setenv("RESONANT_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("RESONANT_DATABASE_URL", url)

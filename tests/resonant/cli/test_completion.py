@@ -9,6 +9,7 @@ import pytest
 from resonant.routing import new_subscription
 from resonant.store.shared.subscriptions import add_subscription
 from resonant.store.views.known_names import remember_endpoints
+from support.waiting import PATIENCE_SECONDS
 
 
 @pytest.fixture
@@ -16,6 +17,7 @@ def complete(resonant, monkeypatch):
     """Ask for completions as bash does; nothing may be written to standard error."""
     monkeypatch.setenv("_RESONANT_COMPLETE", "complete_bash")
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")  # no server, and none is asked
+    monkeypatch.setattr("resonant.cli.completion._MOST_SECONDS", PATIENCE_SECONDS)
 
     def ask(line: str) -> list[str]:
         words = line.split(" ")

@@ -11,6 +11,7 @@ import pytest
 from resonant.events import Event
 from resonant.store import open_store
 from support.serving import add_endpoints, create_token, route_everything, serving
+from support.waiting import PATIENCE_SECONDS
 
 PAGE = Path(__file__).parents[3] / "docs/how-to/who-may-do-what.md"
 ROLES = ("events_reader", "events_intake")
@@ -78,8 +79,9 @@ def test_a_replay_by_a_reader_is_refused_in_one_line(resonant, monkeypatch, urls
 @pytest.mark.engine
 def test_prefect_shows_secrets_to_everyone_who_asks_for_them(prefect_api, webhook):
     wanted = {"block_documents": {"name": {"any_": [webhook("crm")]}}}
+    url = f"{prefect_api}/block_documents/filter"
     asked = [
-        httpx.post(f"{prefect_api}/block_documents/filter", json=wanted | more).text
+        httpx.post(url, json=wanted | more, timeout=PATIENCE_SECONDS).text
         for more in ({}, {"include_secrets": True})
     ]
     assert ["t0ken" in text for text in asked] == [False, True]
@@ -88,7 +90,10 @@ def test_prefect_shows_secrets_to_everyone_who_asks_for_them(prefect_api, webhoo
 def test_the_intake_can_store_events_and_neither_change_nor_remove_one(postgresql, urls, tmp_path):
     token = create_token(urls["owner"], tmp_path, "shop", "--read")
     headers = {"Authorization": f"Bearer {token}"}
-    with serving(urls["events_intake"], tmp_path) as server:
+    with (
+        serving(urls["events_intake"], tmp_path) as server,
+        httpx.Client(base_url=server.url, headers=headers, timeout=PATIENCE_SECONDS) as http,
+    ):
         for event, query, status in (
             (EVENT, "", 202),
             (EVENT, "", 202),
@@ -96,9 +101,9 @@ def test_the_intake_can_store_events_and_neither_change_nor_remove_one(postgresq
             (EVENT | {"data": 2}, "", 409),
             (EVENT | {"id": "e1"}, "", 202),
         ):
-            answer = httpx.post(f"{server.url}/events{query}", json=event, headers=headers | CLOUDEVENT)
+            answer = http.post(f"/events{query}", json=event, headers=CLOUDEVENT)
             assert answer.status_code == status, answer.text
-        assert httpx.get(f"{server.url}/events/%2Fshop/e2", headers=headers).json()["deliveries"]
+        assert http.get("/events/%2Fshop/e2").json()["deliveries"]
     [row] = postgresql.execute("SELECT last_used_at FROM resonant_tokens", "test")
     assert row["last_used_at"] is not None
     for statement in (

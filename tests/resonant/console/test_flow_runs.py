@@ -8,10 +8,10 @@ from resonant.console.actions import replaying
 from resonant.errors import ServerError
 from resonant.local.artifacts import known_ui
 from resonant.local.deployment_run import start_run
-from resonant.local.server import free_port
 from resonant.settings import Settings
 from resonant.store.audit import read_audit
 from resonant.store.views.selection import Selection
+from resonant.testing import nobody_listening
 from support.console import open_pages
 from support.deployments import Deployments
 
@@ -57,10 +57,11 @@ def test_a_replay_starts_one_flow_run_for_a_plan(sqlite_desk, settings, deployme
 
 
 async def test_the_password_in_the_address_of_a_server_is_not_shown(tmp_path, monkeypatch):
-    monkeypatch.setenv("PREFECT_API_URL", f"http://resonant:s3cret@127.0.0.1:{free_port()}/api")
-    assert known_ui(Settings(home=tmp_path)).startswith("http://127.0.0.1:")
-    with pytest.raises(ServerError, match="started no run of nothing/here: ") as refused:
-        await start_run("nothing/here", {}, Settings(home=tmp_path), key="1")
+    with nobody_listening() as url:
+        monkeypatch.setenv("PREFECT_API_URL", f"{url.replace('//', '//resonant:s3cret@')}/api")
+        assert known_ui(Settings(home=tmp_path)).startswith("http://127.0.0.1:")
+        with pytest.raises(ServerError, match="started no run of nothing/here: ") as refused:
+            await start_run("nothing/here", {}, Settings(home=tmp_path), key="1")
     assert "s3cret" not in str(refused.value)
 
 

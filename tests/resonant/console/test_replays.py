@@ -11,11 +11,11 @@ from resonant.dead_letters import replay
 from resonant.dead_letters.cancel import cancellable
 from resonant.dead_letters.purge import Chosen, count_purge
 from resonant.gate import pausing
-from resonant.local.server import free_port
 from resonant.settings import Settings
 from resonant.store import schema
 from resonant.store.audit import begin_audit, read_audit
 from resonant.store.views.selection import Selection
+from resonant.testing import nobody_listening
 from support.console import JSON, open_pages
 
 PATHS = {"replay": "/dead-letters/replay", "purge": "/dead-letters/purge", "cancel": "/deliveries/cancel"}
@@ -59,7 +59,7 @@ def fill(desk, action, *ids):
     """Store deliveries that the action selects."""
     desk.clock.advance(1)
     if action == "cancel":
-        desk.enqueue(*ids)
+        desk.enqueue(*ids, apart=1)
     else:
         desk.bury(*ids)
     desk.clock.advance(1)
@@ -317,9 +317,12 @@ def test_a_replay_that_was_killed_is_shown_as_not_ended(pages, desk):
 
 
 def test_a_replay_is_put_back_if_prefect_does_not_answer(desk, settings, monkeypatch):
-    monkeypatch.setenv("PREFECT_API_URL", f"http://127.0.0.1:{free_port()}/api")
     fill(desk, "replay", "evt_1")
-    with open_pages(desk, settings=settings, find_ui=lambda: "http://127.0.0.1") as pages:
+    with (
+        nobody_listening() as url,
+        open_pages(desk, settings=settings, find_ui=lambda: "http://127.0.0.1") as pages,
+    ):
+        monkeypatch.setenv("PREFECT_API_URL", f"{url}/api")
         assert "A flow run of the deployment" in pages.html(PATHS["replay"] + ALL)
         answer = pages.submit(PATHS["replay"] + ALL, PATHS["replay"])
         settle(desk)

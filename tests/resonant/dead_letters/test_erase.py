@@ -31,6 +31,7 @@ from resonant.store.views.selection import Selection
 from support.postgresql import NUMBER_WAITING
 from support.sqlite import listening
 from support.subscriptions import subscribe
+from support.waiting import PATIENCE_SECONDS
 
 # Long enough for each form to be found, and different in each of them.
 SECRET = 'Jörg "Müller" <jm@example.org>'
@@ -207,7 +208,7 @@ def test_an_event_of_an_ended_process_is_erased_before_its_lease_has_ended(
     machine, pid, started_at = this_process().rsplit(" ", 2)
     ended = f"{machine} {pid} {int(started_at) - 1}"
     desk.write(beat, None, owner="ended", endpoint=None, clock=desk.clock, process=ended)
-    report = run(desk, patience=30)
+    report = run(desk, patience=PATIENCE_SECONDS)
     assert (report.events, report.cancelled, report.being_sent) == (1, 1, 0)
 
 
@@ -215,7 +216,7 @@ def test_an_event_of_an_ended_process_is_erased_before_its_lease_has_ended(
 def test_an_event_that_a_killed_worker_was_sending_is_erased_when_the_lease_has_ended(desk):
     desk.clock.advance(1000)
     desk.store.lease_seconds = 0.2  # so that the command watches only briefly
-    report = run(desk, patience=30)
+    report = run(desk, patience=PATIENCE_SECONDS)
     assert (report.events, report.cancelled, report.being_sent) == (1, 1, 0)
     [row] = desk.rows(schema.attempts)
     assert row["result"] == "lost"

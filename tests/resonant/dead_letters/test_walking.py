@@ -42,7 +42,7 @@ def test_a_search_reads_a_bounded_number_of_events_at_a_time_and_all_that_were_s
 
     def search(connection, keys):
         query = select(schema.events.c.id).where(keys.has(schema.events.c.key))
-        return list(connection.execute(query).scalars())
+        return list(connection.execute(query.order_by(schema.events.c.key)).scalars())
 
     async def walk():
         async for ids in each_range(desk.store, search):

@@ -27,7 +27,8 @@ def test_the_example_stores_an_order_with_its_event_or_neither_and_can_run_again
     ]
     engine = create_engine(f"sqlite:///{path}")
     with engine.connect() as connection:
-        assert connection.execute(text("SELECT number FROM orders")).scalars().all() == [1, 3, 4, 6]
+        numbers = connection.execute(text("SELECT number FROM orders ORDER BY number")).scalars().all()
+        assert numbers == [1, 3, 4, 6]
     engine.dispose()
     desk = open_desk(f"sqlite:///{path}")
     assert (desk.status().pending, desk.status().balanced) == (4, True)

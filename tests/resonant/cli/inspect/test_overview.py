@@ -76,7 +76,7 @@ def test_the_endpoint_with_the_most_failures_is_first(resonant, old):
     header = "ENDPOINT DELIVERED LAST HOUR ATTEMPTS FAILED LAST HOUR DUE PARKED DEAD LETTERS OLDEST DUE"
     start = [" ".join(line) for line in lines].index(header)
     assert lines[start + 1][:6] == ["crm", "1", "1", "0", "1", "0"]
-    assert lines[start + 1][6:] == ["in", "60", "min"]
+    assert re.fullmatch("in (60|5.) min", " ".join(lines[start + 1][6:]))
     assert lines[start + 2] == ["billing", "0", "0", "0", "0", "2", "-"]
 
 

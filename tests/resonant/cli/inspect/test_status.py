@@ -5,7 +5,6 @@ import re
 import sqlite3
 import time
 from dataclasses import replace
-from functools import partial
 
 import pytest
 
@@ -144,9 +143,9 @@ def test_the_next_step(counts, said):
     assert status_commands.next_step(status_of(**counts), now=1_000.0, is_sent=True) == said
 
 
-def beat(store, endpoint, age=0, owner="run-1"):
+def beat(store, endpoint, age=0):
     now = store.clock() - age
-    return store.write(drains.beat, None, owner=owner, endpoint=endpoint, clock=lambda: now)
+    return store.write(drains.beat, None, owner="run-1", endpoint=endpoint, clock=lambda: now)
 
 
 def claim(store):
@@ -159,7 +158,7 @@ def claim(store):
         ([], False),
         ([lambda store: beat(store, None)], True),
         ([lambda store: beat(store, "crm")], False),
-        ([lambda store: beat(store, None, age=11)], False),
+        ([lambda store: beat(store, None, age=drains.LIVE_SECONDS + 1)], False),
         ([claim], False),
         ([claim, lambda store: beat(store, drains.NO_DRAIN)], True),
         ([lambda store: beat(store, drains.NO_DRAIN)], False),
@@ -234,9 +233,7 @@ def test_the_time_is_that_of_the_store_and_not_of_the_operators_machine(resonant
     on_postgresql.accept("evt_1")
     on_postgresql.accept("evt_later", endpoint="crm")
     on_postgresql.attempt(Park(1_000.0, on_postgresql.clock() + 1_000), endpoint="crm")
-    with on_postgresql.at_work():
-        for seconds in range(0, 300, 5):  # while the commands run
-            on_postgresql.do(partial(beat, endpoint=None, age=-seconds, owner=f"run-{seconds}"))
+    on_postgresql.do(lambda store: beat(store, None))
     here = time.time
     monkeypatch.setattr(time, "time", lambda: here() + 3_600)
 

@@ -4,7 +4,7 @@ import httpx
 import pytest
 
 from support.serving import add_endpoints, serving
-from support.waiting import wait_until
+from support.waiting import PATIENCE_SECONDS, wait_until
 
 HTML = {"accept": "text/html"}
 
@@ -20,8 +20,9 @@ def console(url, folder, *options, **variables):
     return serving(url, folder, *options, command="console", ready="static/console.css", **variables)
 
 
-def get(server, path="/", **options):
-    return httpx.get(f"{server.url}{path}", trust_env=False, timeout=30, **{"headers": HTML} | options)
+def get(server, path="/", method="GET", **options):
+    options = {"headers": HTML, "trust_env": False, "timeout": PATIENCE_SECONDS} | options
+    return httpx.request(method, f"{server.url}{path}", **options)
 
 
 def test_it_names_its_address_and_store_answers_pages_and_ends_with_exit_code_0(url, tmp_path, resonant):
@@ -32,7 +33,7 @@ def test_it_names_its_address_and_store_answers_pages_and_ends_with_exit_code_0(
         assert "every user of this machine" in said
         assert "<h1>" in get(server).text
         assert get(server, headers={"accept": "application/json"}).json()["accepted"] == 0
-        assert httpx.head(server.url, trust_env=False).content == b""
+        assert get(server, method="HEAD").content == b""
         assert get(server, f"/?x={'y' * 60_000}").status_code == 431
         line = resonant.refused("console", "--port", str(server.port))
         assert line.startswith(f"cannot listen on 127.0.0.1 port {server.port}: Address already in use")

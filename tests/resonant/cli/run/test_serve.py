@@ -6,7 +6,7 @@ import httpx
 
 from support.serving import serving
 from support.sources import declare, row, webhook
-from support.waiting import wait_until
+from support.waiting import PATIENCE_SECONDS, wait_until
 
 
 def test_a_uvicorn_that_lacks_a_name_is_refused_before_the_store_is_opened(resonant, monkeypatch):
@@ -32,13 +32,17 @@ def test_a_source_without_a_check_is_refused_beyond_loopback(resonant, tmp_path)
     assert said == "source 'none': verify: none works on 127.0.0.1 only"
 
 
+def ask(server, method, path, sent=None):
+    """Send a request, with the body and the headers of a webhook."""
+    given = {"content": sent.body, "headers": dict(sent.headers)} if sent else {}
+    return httpx.request(method, server.url + path, trust_env=False, timeout=PATIENCE_SECONDS, **given)
+
+
 def test_sources_are_listed_served_and_read_again_on_sighup(url, tmp_path):
     file = declare(tmp_path, row("github"), row("none", id="{data/id}"))
 
     def status(name, sent):
-        return httpx.post(
-            f"{server.url}/sources/{name}", content=sent.body, headers=dict(sent.headers), trust_env=False
-        ).status_code
+        return ask(server, "POST", f"/sources/{name}", sent).status_code
 
     def log():
         return server.log.read_text()
@@ -72,9 +76,6 @@ def test_sources_alone_need_no_token_beyond_loopback(url, tmp_path):
     file = declare(tmp_path, row("github"))
     with serving(url, tmp_path, "--host", "0.0.0.0", "--sources", str(file)) as server:
         sent = webhook("github")
-        answer = httpx.post(
-            f"{server.url}/sources/github", content=sent.body, headers=dict(sent.headers), trust_env=False
-        )
-        assert answer.status_code == 202
-        assert httpx.post(f"{server.url}/events", trust_env=False).status_code == 401
-        assert httpx.get(f"{server.url}/metrics", trust_env=False).status_code == 401
+        assert ask(server, "POST", "/sources/github", sent).status_code == 202
+        assert ask(server, "POST", "/events").status_code == 401
+        assert ask(server, "GET", "/metrics").status_code == 401

@@ -2,6 +2,7 @@
 
 import socket
 import sys
+from itertools import chain
 
 import pytest
 
@@ -23,7 +24,8 @@ def no_server(tmp_path, monkeypatch):
 def test_a_port_that_is_taken_is_one_line(resonant, option):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        refused = resonant.refused("up", option, str(port))
+        ports = {"--port": free_port()} | {option: port}  # that of the server is checked first
+        refused = resonant.refused("up", *map(str, chain(*ports.items())))
     assert f"port {port} is in use" in refused
     assert f"{option} {port + 1}" in refused
     same = resonant.refused("up", "--port", "4300", "--serve", "4300", code=2)

@@ -119,10 +119,10 @@ def guarded_user(postgresql):
     open_to_all = rules.read_text()
     postgresql.execute("CREATE ROLE guarded LOGIN PASSWORD 'geheim'")
     rules.write_text(f"local all guarded scram-sha-256\n{open_to_all}")
-    postgresql.execute("SELECT pg_reload_conf()")
+    postgresql.reload()
     yield
     rules.write_text(open_to_all)
-    postgresql.execute("SELECT pg_reload_conf()")
+    postgresql.reload()
     postgresql.execute("DROP ROLE guarded")
 
 

@@ -18,10 +18,10 @@ def says_so(postgresql, postgresql_url):
 def partial_pages(postgresql):
     """Let the server write no full pages to its log."""
     postgresql.execute("ALTER SYSTEM SET full_page_writes = off")
-    postgresql.execute("SELECT pg_reload_conf()")
+    postgresql.reload()
     yield
     postgresql.execute("ALTER SYSTEM RESET full_page_writes")
-    postgresql.execute("SELECT pg_reload_conf()")
+    postgresql.reload()
 
 
 async def test_a_server_that_may_lose_commits_is_named_with_the_remedy(says_so):

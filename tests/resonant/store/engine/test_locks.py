@@ -19,7 +19,7 @@ from resonant.store.engine.availability import retry_while_unavailable
 from support.dispatching import opened
 from support.postgresql import on_postgresql
 from support.sqlite import locked, on_sqlite, write_transactions
-from support.waiting import until
+from support.waiting import PATIENCE_SECONDS, until
 
 LEASE_SECONDS = 12.0  # the server ends a transaction that was idle for a sixth of it
 
@@ -101,6 +101,8 @@ class TestOnPostgreSQL:
         monkeypatch.setattr("resonant.store.engine.postgresql._LEAST_LOCK_SECONDS", 0.0)
 
         async def wait_for_it(store):
+            # The server ends no transaction that a stalled machine leaves idle.
+            monkeypatch.setattr(store.database, "_idle_seconds", PATIENCE_SECONDS)
             async with desk.store.transaction() as transaction:
                 await transaction.run_sync(touch)
                 for _ in range(2):

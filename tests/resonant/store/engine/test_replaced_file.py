@@ -12,6 +12,7 @@ import pytest
 from resonant.dispatch.send.batch_writer import BatchWriter
 from resonant.errors import StoreReplaced
 from resonant.store import enqueue
+from support.waiting import PATIENCE_SECONDS
 
 LINE = (
     "the file or its -wal was deleted or replaced while it was open, so the last changes are not stored: "
@@ -92,7 +93,7 @@ def test_no_operation_counts_as_done_on_a_replaced_file(desk, path, spoil, work)
 def test_a_connection_that_opened_the_new_file_is_not_used(desk, path):
     async def read_with_another_connection():
         reading = asyncio.create_task(desk.store.read(hold))
-        await asyncio.to_thread(begun.wait, 30)
+        await asyncio.to_thread(begun.wait, PATIENCE_SECONDS)
         restore_a_backup(path)
         try:
             await desk.store.unfinished()
@@ -102,7 +103,7 @@ def test_a_connection_that_opened_the_new_file_is_not_used(desk, path):
 
     def hold(_connection):
         begun.set()
-        done.wait(30)
+        done.wait(PATIENCE_SECONDS)
 
     begun, done = threading.Event(), threading.Event()
     with pytest.raises(StoreReplaced):

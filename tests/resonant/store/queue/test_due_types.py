@@ -38,8 +38,9 @@ def test_only_types_of_due_deliveries_are_found_also_behind_others(desk):
 
 
 def test_a_type_is_found_if_any_of_its_deliveries_is_due(desk):
-    enqueue(desk, "a", "a", "a", "b")
+    enqueue(desk, "a", "a", "a")
     parked, _leased = desk.claim(2)
+    enqueue(desk, "b")
     desk.fail(parked, desk.park_for(100))
     assert types_of(desk) == ["a", "b"]
 

@@ -146,6 +146,7 @@ class TestClaimByType:
         """Store so many events of each type; the ids are the type and a number."""
         for name, number in numbers.items():
             desk.enqueue(*(desk.make(f"{name}_{n}", event_type=name) for n in range(number)))
+            desk.clock.advance(1)
 
     @staticmethod
     def claim(desk, limit, *, after="", leave_out=(), **options):
@@ -230,6 +231,7 @@ class TestClaimByType:
     def test_other_endpoints_of_the_same_claim_are_claimed_as_usual(self, desk):
         self.enqueue(desk, a=9, b=9)
         desk.enqueue(*(f"evt_{n}" for n in range(9)), endpoint="billing")
+        desk.clock.advance(1)
         desk.enqueue(desk.make("other", event_type="z"), endpoint="billing")
         limits, in_turn = {"orders": 4, "billing": 9}, {"orders": Turns("", ())}
         found = desk.run(desk.store.claim_each(limits, owner="worker", in_turn=in_turn))

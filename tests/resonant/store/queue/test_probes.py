@@ -57,7 +57,7 @@ def test_a_probe_takes_the_delivery_with_the_fewest_attempts(desk):
 
 
 def test_no_probe_is_reserved_while_nothing_is_due_that_is_not_final(desk):
-    desk.enqueue("evt_1", "evt_2")
+    desk.enqueue("evt_1", "evt_2", apart=1)
     desk.fail(desk.claim_one(), desk.park_for(100))
     is_due = schema.deliveries.c.id == desk.row("evt_2")["id"]
     final = {"status": "dead_letter", "finished_at": desk.clock()}
@@ -70,7 +70,7 @@ def test_no_probe_is_reserved_while_nothing_is_due_that_is_not_final(desk):
 
 
 def test_only_one_of_two_processes_probes_and_leases_its_delivery_like_any(desk):
-    desk.enqueue("evt_1", "evt_2")
+    desk.enqueue("evt_1", "evt_2", apart=1)
     gate = probing(desk)
 
     assert probe(desk, gate)[0] == "evt_1"
@@ -218,6 +218,6 @@ class TestWhileOthersWrite:
         row = desk.row("evt_1")
         assert (row["status"], row["available_at"], row["lease_owner"]) == ("dead_letter", None, None)
 
-        desk.enqueue("evt_2", "evt_3")
+        desk.enqueue("evt_2", "evt_3", apart=1)
         assert probe_during(desk.store.claim("orders", owner="other", limit=1)) == "evt_3"
         assert desk.row("evt_2")["lease_owner"] == "other"

@@ -307,7 +307,7 @@ class TestAStoreWhoseClockWasSetBack:
         assert desk.row("evt_1")["available_at"] == desk.clock() + 40
 
     def test_a_new_delivery_waits_no_longer_behind_a_backlog_that_is_due(self, desk):
-        desk.enqueue("evt_1", "evt_2")
+        desk.enqueue("evt_1", "evt_2", apart=1)
         desk.deliver(desk.claim_one())
         desk.clock.advance(-HOUR)
         desk.enqueue("evt_3")
