@@ -13,8 +13,8 @@ import httpx
 import pytest
 from sqlalchemy import select
 
-from resonant.local.server import free_port
 from resonant.store import Store, schema
+from support.ports import free_port
 from support.producers import Producers
 from support.serving import add_endpoints, serving
 from support.waiting import wait_until

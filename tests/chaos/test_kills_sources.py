@@ -20,9 +20,9 @@ from chaos_facts import Database, Look
 from faults import IS_LONG, PROJECT, note_figures
 from faults_prefect import DRAIN, Kept, own_prefect
 
-from resonant.local.server import free_port
 from support.deployments import Deployments
 from support.machine import Machine
+from support.ports import free_port
 from support.sources import declare, row, webhook
 from support.store_rows import DELIVERIES
 from support.waiting import wait_until

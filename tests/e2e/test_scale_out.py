@@ -24,9 +24,9 @@ import pytest
 from dotenv import dotenv_values
 
 from resonant.local.health import is_healthy
-from resonant.local.server import free_port
 from resonant.local.supervisor import end, keep
 from support.machine import Machine
+from support.ports import free_port
 from support.postgresql import execute_in
 from support.prefect import patient_client
 from support.processes import clean_environment

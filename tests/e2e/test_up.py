@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from flows.metrics import export_metrics
-from resonant.local.server import free_port
+from support.ports import free_port
 from support.processes import alive
 from support.receivers import started_receiver
 from support.store_rows import DELIVERIES

@@ -12,9 +12,10 @@ import pytest
 from prefect.events import Event
 from prefect.logging.handlers import APILogWorker
 
-from resonant.local.server import ServerProcess, api_url_at, free_port, kept_server, send_events
+from resonant.local.server import ServerProcess, api_url_at, kept_server, send_events
 from resonant.settings import Settings
 from support.failures import show_on_failure
+from support.ports import free_port
 from support.prefect_database import give_prefect_database
 from support.waiting import wait_until
 

@@ -8,12 +8,12 @@ from resonant.console.actions import replaying
 from resonant.errors import ServerError
 from resonant.local.artifacts import known_ui
 from resonant.local.deployment_run import start_run
-from resonant.local.server import free_port
 from resonant.settings import Settings
 from resonant.store.audit import read_audit
 from resonant.store.views.selection import Selection
 from support.console import open_pages
 from support.deployments import Deployments
+from support.ports import free_port
 
 pytestmark = pytest.mark.engine
 

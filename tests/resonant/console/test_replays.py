@@ -11,12 +11,12 @@ from resonant.dead_letters import replay
 from resonant.dead_letters.cancel import cancellable
 from resonant.dead_letters.purge import Chosen, count_purge
 from resonant.gate import pausing
-from resonant.local.server import free_port
 from resonant.settings import Settings
 from resonant.store import schema
 from resonant.store.audit import begin_audit, read_audit
 from resonant.store.views.selection import Selection
 from support.console import JSON, open_pages
+from support.ports import free_port
 
 PATHS = {"replay": "/dead-letters/replay", "purge": "/dead-letters/purge", "cancel": "/deliveries/cancel"}
 ALL = "?everything=1"

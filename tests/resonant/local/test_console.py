@@ -8,7 +8,7 @@ import pytest
 from resonant.local import console
 from resonant.local.parts import kept_parts
 from resonant.local.password import OF_CLIENT, OF_SERVER
-from resonant.local.server import free_port
+from support.ports import free_port
 from support.serving import add_endpoints
 
 
@@ -31,9 +31,8 @@ def test_it_runs_with_the_password_of_prefects_server_until_it_is_ended(tmp_path
 
 
 def test_if_its_port_is_taken_it_says_which_other_it_takes(tmp_path, monkeypatch, capsys):
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        monkeypatch.setattr(console, "PORT", port)
+    monkeypatch.setattr(console, "PORT", port := free_port())
+    with socket.create_server(("127.0.0.1", port)):
         url = console.ConsolePart(tmp_path, {}, None).url
     assert (
         capsys.readouterr().err
