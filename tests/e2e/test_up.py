@@ -15,6 +15,7 @@ import httpx
 import pytest
 
 from flows.metrics import export_metrics
+from support import patient
 from support.ports import free_port
 from support.processes import alive
 from support.receivers import started_receiver
@@ -50,7 +51,7 @@ def enqueue(machine, kind: str, endpoint: str, *, count: int = 1) -> None:
 
 def answers(url: str) -> bool:
     try:
-        return httpx.get(url, trust_env=False).is_success
+        return patient.get(url).is_success
     except httpx.TransportError:
         return False
 
@@ -107,7 +108,7 @@ class Producer:
             "Content-Type": "application/cloudevents+json",
         }
         self._endpoint = endpoint
-        self._client = httpx.Client(headers=headers, params={"endpoint": endpoint})
+        self._client = patient.Client(headers=headers, params={"endpoint": endpoint})
         self.answers: list[int | str] = []
 
     def send(self) -> int | str:

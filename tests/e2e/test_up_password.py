@@ -18,6 +18,7 @@ import httpx
 import psutil
 import pytest
 
+from support import patient
 from support.browser import tab
 from support.hostile_folder import make_hostile
 from support.machine import Machine
@@ -85,11 +86,11 @@ def test_the_console_requires_the_password(up, password_file):
 
     def answer():
         with contextlib.suppress(httpx.TransportError):
-            return httpx.get(url, trust_env=False)
+            return patient.get(url)
 
     assert wait_until(answer).status_code == 401
     auth = ("Ada", password_file.read_text().partition(":")[2])
-    assert httpx.get(url, auth=auth, trust_env=False).status_code == 200
+    assert patient.get(url, auth=auth).status_code == 200
 
 
 def test_up_names_the_password_file_which_only_its_owner_can_read(up, password_file):

@@ -7,7 +7,7 @@ import socket
 import ssl
 from collections import Counter
 
-import httpx
+from support import patient
 
 _COUNT = re.compile(r"^resonant_intake_(requests|events)_total\{\w+=\"(\w+)\"\} (\d+)", re.MULTILINE)
 _STATUS = re.compile(rb"HTTP/1\.[01] (\d{3}) ")
@@ -77,7 +77,7 @@ def talk(
 
 def intake_counts(port: int) -> Counter[str]:
     """Return what a server has counted: ``requests``, and requests by status and events by outcome."""
-    text = httpx.get(f"http://127.0.0.1:{port}/metrics", trust_env=False).text
+    text = patient.get(f"http://127.0.0.1:{port}/metrics").text
     found: Counter[str] = Counter()
     for name, label, number in _COUNT.findall(text):
         found[name] += int(number) if name == "requests" else 0
