@@ -11,7 +11,7 @@ from support.nginx import nginx
 from support.raw_http import event, intake_counts, post, talk
 from support.serving import add_endpoints, create_token, run_command, serving
 from support.smuggling import AMBIGUOUS, CHUNKS, HEADS, LENGTHS, OUTER, SMUGGLED
-from support.waiting import wait_until
+from support.waiting import PATIENCE_SECONDS, wait_until
 
 EVENTS = "/events?endpoint=orders"
 KIND = {"Content-Type": "application/cloudevents+json"}
@@ -132,7 +132,10 @@ def test_the_body_of_a_refused_request_is_not_read_as_the_next_one(server, targe
 def test_a_body_with_a_wrong_length_is_not_stored(server, length, answers):
     before = intake_counts(server.port)
 
-    assert talk(server.port, post(OUTER + b" ", length=length), first=10 if answers else 0.3) == answers
+    assert (
+        talk(server.port, post(OUTER + b" ", length=length), first=PATIENCE_SECONDS if answers else 0.3)
+        == answers
+    )
 
     assert counted_since(server, before)["stored"] == 0
 
