@@ -168,7 +168,7 @@ async def test_a_proxy_that_is_down_is_a_local_fault(scheme):
     assert str(error).startswith("no connection to the proxy: ")
 
 
-async def test_a_proxy_that_has_no_address_hangs_up_or_is_silent_is_a_local_fault():
+async def test_a_proxy_that_has_no_address_hangs_up_or_is_silent_is_a_local_fault(monkeypatch):
     _, verdict = await outcome(HOOKS, "http://no-such-proxy.invalid:3128")
     assert verdict == PROXY_ERROR
     async with Receiver(lambda _: reset_before_response()) as proxy:
@@ -176,7 +176,8 @@ async def test_a_proxy_that_has_no_address_hangs_up_or_is_silent_is_a_local_faul
     assert verdict == PROXY_ERROR
     async with Receiver(connection=never_answer()) as silent:
         url = silent.url.replace("http://", "https://")  # its TLS handshake never ends
-        error, verdict = await outcome(HOOKS, url, timeout=0.2)
+        monkeypatch.setattr(transport, "PROXY_SECONDS", 0.1)
+        error, verdict = await outcome(HOOKS, url)
     assert (str(error), verdict) == ("no connection to the proxy within 0.1 s", PROXY_ERROR)
 
 
