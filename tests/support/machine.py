@@ -28,7 +28,8 @@ from support.prefect_database import give_prefect_database
 from support.processes import clean_environment, family
 from support.waiting import wait_until
 
-STOP_SECONDS = 60.0
+STOP_SECONDS = 120.0
+WORKER = ("prefect", "worker", "start", "--pool", "resonant", "--name", "resonant-up")
 _RUN_SECONDS = 120.0
 _FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 
