@@ -23,6 +23,7 @@ T = TypeVar("T")
 
 _BUSY = 503
 _PATIENCE_SECONDS = 60.0
+_START_SECONDS = 240.0
 _PAUSE_SECONDS = 0.2
 
 
@@ -35,6 +36,7 @@ def running_server(
     give_prefect_database(home)
     with ExitStack() as stack:
         with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("resonant.local.server.START_SECONDS", _START_SECONDS)
             patch.setenv("PREFECT_HOME", str(home))
             patch.delenv("PREFECT_API_URL", raising=False)
             for name, value in variables.items():
