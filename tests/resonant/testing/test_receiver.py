@@ -168,7 +168,7 @@ async def test_bytes_that_are_no_tls_are_the_clients_fault(tmp_path):
 
     def break_the_rules(port):
         with (
-            socket.create_connection(("127.0.0.1", port), timeout=5) as plain,
+            socket.create_connection(("127.0.0.1", port), timeout=60) as plain,
             trust.wrap_socket(plain, server_hostname="127.0.0.1") as encrypted,
         ):
             os.write(encrypted.fileno(), b"this is no record of TLS")
