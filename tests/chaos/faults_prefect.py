@@ -7,8 +7,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from resonant.local.server import api_url_at, free_port
+from resonant.local.server import api_url_at
 from resonant.local.supervisor import kill
+from support.ports import free_port
 from support.prefect import running_server
 from support.processes import family
 

@@ -16,8 +16,8 @@ from chaos_facts import Database
 from faults import DATABASE, IS_LONG
 
 from resonant.dispatch.limits import Limits
-from resonant.local.server import free_port
 from support.machine import Machine
+from support.ports import free_port
 from support.postgresql import started_postgresql
 from support.producers import Producers
 from support.receivers import started_receiver

@@ -5,7 +5,6 @@ import contextlib
 import time
 from collections import Counter
 
-import psutil
 import pytest
 from chaos_facts import Database
 from faults import (
@@ -28,7 +27,7 @@ from resonant.store import WorkerStore
 from resonant.store.shared.announcements import add_announcement, prefect_event, read_announcements
 from resonant.testing import FixedClock
 from support.dispatching import opened
-from support.machine import Machine, Up, finished
+from support.machine import WORKER, Machine, finished
 from support.prefect import patient_client
 from support.receivers import started_receiver
 from support.waiting import wait_until
@@ -140,7 +139,7 @@ def test_runs_of_a_lost_worker_crash_within_two_minutes_and_their_leases_end(tmp
         wait_until(
             lambda: up.api.post("/events/filter", json={"filter": heartbeat, "limit": 1}).json()["events"]
         )
-        worker = _worker(up)
+        worker = up.find(*WORKER)
         worker.suspend()  # as if its machine was lost: it does not report the crash
         lost_at = time.monotonic()
         for each in worker.children(recursive=True):
@@ -151,10 +150,6 @@ def test_runs_of_a_lost_worker_crash_within_two_minutes_and_their_leases_end(tmp
         wait_until(lambda: owner not in _owners(sqlite_url), 120)
     note_figures("heartbeats of a lost worker", {"seconds until Crashed": round(seconds)})
     assert seconds <= 120
-
-
-def _worker(up: Up) -> psutil.Process:
-    return next(each for each in up.family if each.cmdline()[1:5] == ["-m", "prefect", "worker", "start"])
 
 
 def _owners(url: str) -> list[str]:

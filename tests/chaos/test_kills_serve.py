@@ -9,12 +9,12 @@ import os
 import random
 import time
 
-import httpx
 import pytest
 from sqlalchemy import select
 
-from resonant.local.server import free_port
 from resonant.store import Store, schema
+from support import patient
+from support.ports import free_port
 from support.producers import Producers
 from support.serving import add_endpoints, serving
 from support.waiting import wait_until
@@ -49,7 +49,7 @@ def test_a_killed_server_has_stored_each_event_that_it_answered(database, reques
     rng = random.Random(seed)
     add_endpoints(store_url, "shop")
     port = free_port()
-    producers = Producers(lambda: httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False))
+    producers = Producers(lambda: patient.Client(base_url=f"http://127.0.0.1:{port}"))
 
     with producers.at_work(8):
         for _ in range(KILLS):

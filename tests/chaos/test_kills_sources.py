@@ -20,9 +20,10 @@ from chaos_facts import Database, Look
 from faults import IS_LONG, PROJECT, note_figures
 from faults_prefect import DRAIN, Kept, own_prefect
 
-from resonant.local.server import free_port
+from support import patient
 from support.deployments import Deployments
 from support.machine import Machine
+from support.ports import free_port
 from support.sources import declare, row, webhook
 from support.store_rows import DELIVERIES
 from support.waiting import wait_until
@@ -43,7 +44,7 @@ class Sender:
     """Sends webhooks as services do: it signs each request when it sends it, and repeats it until the answer is a success."""
 
     def __init__(self, url: str) -> None:
-        self.client = httpx.Client(base_url=url, trust_env=False)
+        self.client = patient.Client(base_url=url)
         self.answers: Counter[str] = Counter()
         self.is_over = threading.Event()
 

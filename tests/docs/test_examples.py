@@ -10,10 +10,10 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import quote
 
-import httpx
 import pytest
 from prefect.context import root_settings_context
 
+from support import patient
 from support.machine import Machine
 from support.pages import PROJECT, Page
 
@@ -80,11 +80,11 @@ def test_the_ordered_receiver_applies_each_event_once_and_in_order(ordered):
 
     def post(source, key, number):
         headers = {"ce-source": source, "ce-partitionkey": quote(key), "ce-sequence": f"{number:010}"}
-        return httpx.post(url, json=[source, number], headers=headers).status_code
+        return patient.post(url, json=[source, number], headers=headers).status_code
 
     with ThreadPoolExecutor(4) as senders:
         assert {*senders.map(lambda each: post(*each), requests)} == {204}
-    assert httpx.post(url, json=1, headers={"ce-source": "/a"}).status_code == 422
+    assert patient.post(url, json=1, headers={"ce-source": "/a"}).status_code == 422
     for number in (0, -1, 1 << 63):
         assert post("/a", "k", number) == 422, "it would wait forever"
 

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from resonant.local.server import free_port
 from support.browser import running_chromium, tab_of
 from support.machine import Machine, Up
+from support.ports import free_port
 from support.prefect import forget_server, patient_client
 from support.programs import need
 from support.receivers import ReceiverProcess, started_receiver
@@ -43,11 +43,7 @@ def ensure_up(up_machine):
 
         def ensure() -> Up:
             if not started or started[-1].process.poll() is not None:
-                started.append(
-                    stack.enter_context(
-                        up_machine.up("--serve", str(free_port()), "--console", str(free_port()))
-                    )
-                )
+                started.append(stack.enter_context(up_machine.up("--serve", str(free_port()))))
             return started[-1]
 
         yield ensure

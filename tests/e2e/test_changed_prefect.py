@@ -7,8 +7,8 @@ from prefect.results import ResultStore
 
 from resonant.local import stack
 from resonant.local.parts import Parts
-from resonant.local.server import free_port
 from support.machine import Machine
+from support.ports import free_port
 from support.sites import site
 
 pytestmark = pytest.mark.engine

@@ -19,7 +19,7 @@ from resonant.cli.demo import run
 from resonant.cli.demo.events import ORDINARY, WAYS, WEBHOOK, demo_events, way_of
 from resonant.cli.demo.view import Snapshot, take_snapshot
 from resonant.local.server import Server
-from support.machine import Machine
+from support.machine import STOP_SECONDS, Machine
 from support.prefect import patient_client
 from support.processes import alive, family, look_at
 from support.waiting import wait_until
@@ -151,7 +151,7 @@ def test_a_kept_demo_has_the_expected_outcomes_and_runs_until_ctrl_c(user):
 
         process.send_signal(signal.SIGINT)
 
-        assert process.wait(60) == 0
+        assert process.wait(STOP_SECONDS) == 0
         assert not alive(processes)
         noise = process.stderr.read()
 
@@ -181,7 +181,7 @@ def test_an_interrupted_demo_ends_its_server_and_worker(user):
 
         process.send_signal(signal.SIGINT)
 
-        assert process.wait(60) == 130
+        assert process.wait(STOP_SECONDS) == 130
         # `prefect deploy` outlives the demo by about a second.
         left = look_at(alive(processes), lambda each: each.cmdline())
         assert [each for each in left if "deploy" not in each] == []

@@ -5,9 +5,9 @@ import json
 import httpx
 import pytest
 
-from resonant.local.server import free_port
 from support.nginx import CONFIGURATION, nginx
 from support.pages import PROJECT, Page
+from support.ports import free_port
 from support.producers import Producers
 from support.programs import need
 from support.serving import add_endpoints, create_token, serving

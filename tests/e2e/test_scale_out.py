@@ -24,9 +24,9 @@ import pytest
 from dotenv import dotenv_values
 
 from resonant.local.health import is_healthy
-from resonant.local.server import free_port
 from resonant.local.supervisor import end, keep
 from support.machine import Machine
+from support.ports import free_port
 from support.postgresql import execute_in
 from support.prefect import patient_client
 from support.processes import clean_environment
@@ -129,7 +129,7 @@ def postgresql(parts):
         parts(
             server.log, *as_user, str(programs / "postgres"), "-D", data, *pairs, environment=dict(os.environ)
         )
-        wait_until(server.is_up, 30)
+        wait_until(server.is_up)
         for database in DATABASES:
             server.execute(f"CREATE DATABASE {database}")
         yield server
@@ -141,7 +141,7 @@ def redis_url(parts, tmp_path_factory):
     folder, port = tmp_path_factory.mktemp("redis"), free_port()
     options = ("--bind", "127.0.0.1", "--port", str(port), "--dir", str(folder), "--save", "")
     parts(folder / "log", program, *options, environment=dict(os.environ))
-    wait_until(lambda: answers_ping(port), 20)
+    wait_until(lambda: answers_ping(port))
     return f"redis://127.0.0.1:{port}"
 
 

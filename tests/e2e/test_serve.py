@@ -13,6 +13,7 @@ import httpx
 import psutil
 import pytest
 
+from support import patient
 from support.commands import run_in_process
 from support.http_connections import connected
 from support.processes import clean_environment
@@ -71,7 +72,9 @@ def test_names_its_address_and_its_store_and_ends_with_exit_code_0(server, tmp_p
     assert f"{server.url}/events" in said
     assert "store.db" in said
     assert "everyone who can connect" in said
-    assert httpx.get(f"{server.url}/metrics?access_token=x").status_code == 400, "as all paths without tokens"
+    assert patient.get(f"{server.url}/metrics?access_token=x").status_code == 400, (
+        "as all paths without tokens"
+    )
     line = refused(tmp_path, server.store_url, "--port", str(server.port))
     assert line.startswith(f"resonant: cannot listen on 127.0.0.1 port {server.port}: Address already in use")
     assert server.stop() == 0
@@ -90,19 +93,19 @@ def test_beyond_loopback_it_needs_a_token_or_no_auth_and_so_do_its_metrics(url, 
         assert "1 token" in said
         assert token not in said
         metrics = f"{open_to_all.url}/metrics"
-        assert httpx.get(metrics).status_code == 401
-        assert httpx.get(metrics, headers={"Authorization": f"Bearer {token}"}).status_code == 200
+        assert patient.get(metrics).status_code == 401
+        assert patient.get(metrics, headers={"Authorization": f"Bearer {token}"}).status_code == 200
     with serving(url, tmp_path) as on_loopback:
         metrics = f"{on_loopback.url}/metrics"
-        assert httpx.get(metrics).status_code == 200
-        assert httpx.get(metrics, headers={"Host": "evil.example.com"}).status_code == 403
+        assert patient.get(metrics).status_code == 200
+        assert patient.get(metrics, headers={"Host": "evil.example.com"}).status_code == 403
 
 
 async def test_sigterm_under_load_answers_every_event_that_it_stores(server):
     answered: dict[int, int] = {}
 
     async def client(first: int) -> None:
-        async with httpx.AsyncClient() as http:
+        async with patient.AsyncClient() as http:
             for number in range(first, first + 10_000):
                 answered[number] = await send(http, server, number)
                 if answered[number] == 0:
@@ -142,7 +145,7 @@ async def test_another_signal_ends_it_at_once(server):
 
 async def test_two_servers_share_a_store(server, url, tmp_path):
     with serving(url, tmp_path, "--no-auth") as other:
-        async with httpx.AsyncClient() as http:
+        async with patient.AsyncClient() as http:
             sent = [send(http, each, number) for number in range(50) for each in (server, other)]
             assert await asyncio.gather(*sent) == [202] * 100
     assert len(stored(server)) == 50
@@ -153,7 +156,7 @@ async def test_answers_503_while_another_process_holds_the_store_and_ends_within
     with contextlib.closing(sqlite3.connect(server.store_url.removeprefix("sqlite:///"))) as other:
         other.execute("BEGIN IMMEDIATE")
         body = json.dumps(event(1)).encode()
-        async with connected(server.port) as client, httpx.AsyncClient() as http:
+        async with connected(server.port) as client, patient.AsyncClient() as http:
             await client.send(HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body)
             # It answers this later request, so it has read the former one.
             assert (await http.get(f"{server.url}/healthz")).status_code == 200
@@ -171,11 +174,11 @@ def test_answers_503_while_postgresql_is_away_and_goes_on_when_it_is_back(
     with serving(postgresql_url, tmp_path, "--no-auth") as server:
 
         def status(path: str) -> int:
-            return httpx.get(f"{server.url}/{path}", timeout=30).status_code
+            return patient.get(f"{server.url}/{path}").status_code
 
         def send_one(number: int) -> int:
             async def main() -> int:
-                async with httpx.AsyncClient() as http:
+                async with patient.AsyncClient() as http:
                     return await send(http, server, number)
 
             return asyncio.run(main())
@@ -214,7 +217,7 @@ async def test_serves_others_beside_1000_slow_clients_in_200_mib(server, part):
     clients = [asyncio.create_task(slow(each)) for each in sent]
     await until(lambda: sum(each.is_set() for each in sent) > 950, every=0.1)
     process = psutil.Process(server.process.pid)
-    async with httpx.AsyncClient() as http:
+    async with patient.AsyncClient() as http:
         for number in range(100):
             assert await send(http, server, number) == 202
             assert process.memory_info().rss < 200 * MIB

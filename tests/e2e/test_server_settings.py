@@ -117,5 +117,5 @@ def test_the_event_feed_has_events_of_flow_runs_and_ours_but_not_of_task_runs(ap
             found = client.post("/events/filter", json={"filter": {}, "limit": 50}).json()["events"]
         return {each["event"] for each in found}
 
-    wait_until(lambda: {"prefect.flow-run.Completed", "resonant.gate.probing"} <= seen(), 60, every=0.5)
+    wait_until(lambda: {"prefect.flow-run.Completed", "resonant.gate.probing"} <= seen(), every=0.5)
     assert not [event for event in seen() if event.startswith("prefect.task-run.")]

@@ -10,6 +10,7 @@ from itertools import islice
 import httpx
 import pytest
 
+from support import patient
 from support.forging import PROOFS, forgeries, proves
 from support.serving import add_endpoints, serving
 from support.sources import declare, row, webhook
@@ -44,9 +45,7 @@ def send_all(server, webhooks):
 
     async def send_each():
         limits = httpx.Limits(max_connections=50)
-        async with httpx.AsyncClient(
-            base_url=server.url, limits=limits, timeout=60, trust_env=False
-        ) as client:
+        async with patient.AsyncClient(base_url=server.url, limits=limits) as client:
             return await asyncio.gather(*(send(client, *each) for each in webhooks))
 
     return asyncio.run(send_each())

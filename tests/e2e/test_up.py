@@ -15,8 +15,10 @@ import httpx
 import pytest
 
 from flows.metrics import export_metrics
-from resonant.local.server import free_port
-from support.processes import alive
+from support import patient
+from support.machine import STOP_SECONDS, WORKER
+from support.ports import free_port
+from support.processes import alive, look_at
 from support.receivers import started_receiver
 from support.store_rows import DELIVERIES
 from support.waiting import wait_until
@@ -27,7 +29,6 @@ COUNT = 60
 # Few, since the automation sends only one a second at first; and enough delivered ones for an error rate below half of its limit.
 FAILED, DELIVERED = 5, 40
 _IDLE_PERCENT = 10.0
-WORKER = ("prefect", "worker", "start", "--pool", "resonant", "--name", "resonant-up")
 REPLAY = "resonant: replay transient dead letters when an endpoint has recovered"
 
 
@@ -50,7 +51,7 @@ def enqueue(machine, kind: str, endpoint: str, *, count: int = 1) -> None:
 
 def answers(url: str) -> bool:
     try:
-        return httpx.get(url, trust_env=False).is_success
+        return patient.get(url).is_success
     except httpx.TransportError:
         return False
 
@@ -107,7 +108,7 @@ class Producer:
             "Content-Type": "application/cloudevents+json",
         }
         self._endpoint = endpoint
-        self._client = httpx.Client(headers=headers, params={"endpoint": endpoint})
+        self._client = patient.Client(headers=headers, params={"endpoint": endpoint})
         self.answers: list[int | str] = []
 
     def send(self) -> int | str:
@@ -165,10 +166,12 @@ def test_no_drain_and_no_http_server_loads_pandas_or_matplotlib(up, draining):
         "flow_runs": {"state": {"type": {"any_": ["RUNNING"]}}},
     }
     drains = [up.process_of(run["id"]) for run in up.api.post("/flow_runs/filter", json=query).json()]
-    servers = [each for each in up.family if {"serve", "console"} & {*each.cmdline()}]
+    commands = look_at(up.family, lambda each: (each, {*each.cmdline()}))
+    servers = [each for each, words in commands if {"serve", "console"} & words]
     assert drains
     assert len(servers) > 1
-    loaded = {library.path for each in drains + servers for library in each.memory_maps()}
+    maps = look_at(drains + servers, lambda each: each.memory_maps())
+    loaded = {library.path for each in maps for library in each}
     assert any("/httptools/" in path for path in loaded), "libraries are found"
     assert not [path for path in loaded if "/pandas/" in path or "/matplotlib/" in path]
 
@@ -370,7 +373,7 @@ def test_sigterm_stops_everything_and_releases_deliveries(up, up_machine, draini
     family = up.family
     up.process.terminate()
 
-    assert up.process.wait(timeout=60) == 0
+    assert up.process.wait(STOP_SECONDS) == 0
     assert not alive(family)
     assert not (up_machine.home / "resonant" / "up.json").exists()
     assert list((up_machine.home / "resonant" / "tmp").iterdir()) == []

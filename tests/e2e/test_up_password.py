@@ -18,9 +18,10 @@ import httpx
 import psutil
 import pytest
 
+from support import patient
 from support.browser import tab
 from support.hostile_folder import make_hostile
-from support.machine import Machine
+from support.machine import STOP_SECONDS, WORKER, Machine
 from support.pages import PROJECT
 from support.permissions import Home, open_to_others
 from support.prefect import everything_on, patient_client
@@ -85,11 +86,11 @@ def test_the_console_requires_the_password(up, password_file):
 
     def answer():
         with contextlib.suppress(httpx.TransportError):
-            return httpx.get(url, trust_env=False)
+            return patient.get(url)
 
     assert wait_until(answer).status_code == 401
     auth = ("Ada", password_file.read_text().partition(":")[2])
-    assert httpx.get(url, auth=auth, trust_env=False).status_code == 200
+    assert patient.get(url, auth=auth).status_code == 200
 
 
 def test_up_names_the_password_file_which_only_its_owner_can_read(up, password_file):
@@ -207,8 +208,7 @@ def test_nothing_that_up_and_its_runs_write_is_open_to_others(machine):
 
 
 def test_the_worker_and_its_runs_write_temporary_files_into_a_private_folder(up, machine):
-    worker = next(each for each in up.family if each.cmdline()[1:4] == ["-m", "prefect", "worker"])
-    folder = Path(worker.environ()["TMPDIR"])
+    folder = Path(up.find(*WORKER).environ()["TMPDIR"])
     assert folder.parent == machine.home / ".resonant" / "tmp"
     assert {stat.S_IMODE(each.stat().st_mode) for each in (folder, folder.parent)} == {0o700}
 
@@ -238,5 +238,5 @@ def test_another_ctrl_c_kills_everything_at_once(up):
     assert line.startswith("stopping")
     assert "at most 50 s in all; another Ctrl-C kills everything" in line
     up.process.send_signal(signal.SIGINT)
-    assert up.process.wait(timeout=60) == 130
+    assert up.process.wait(STOP_SECONDS) == 130
     assert not alive(family)

@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 
 from resonant.local.health import is_healthy
-from resonant.local.server import api_url_at, free_port
+from resonant.local.server import api_url_at
 from support.machine import STOP_SECONDS, Machine
 from support.pages import PROJECT, Page, blocks_of
+from support.ports import free_port
 from support.prefect import forget_server, patient_client, post_until
 from support.prefect_database import give_prefect_database
 from support.processes import alive, family

@@ -7,6 +7,7 @@ import httpx
 
 from resonant.blocks import DeploymentEndpoint
 from resonant.testing import reset_before_response, respond
+from support import patient
 from support.prefect import patient_client
 
 EVENT_ONLY = {"properties": {"event": {"title": "event"}}, "required": ["event"]}
@@ -24,7 +25,7 @@ class Deployments:
         flow = flow or f"flow-{uuid4().hex[:12]}"
         flow_id = self.api.post("/flows/", json={"name": flow}).json()["id"]
         pool = f"pool-of-{flow}"
-        with httpx.Client(base_url=self.api_url) as api:  # it may exist
+        with patient.Client(base_url=self.api_url) as api:  # it may exist
             api.post("/work_pools/", json={"name": pool, "type": "process"})
         new = {
             "name": "main",

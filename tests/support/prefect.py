@@ -12,9 +12,10 @@ import pytest
 from prefect.events import Event
 from prefect.logging.handlers import APILogWorker
 
-from resonant.local.server import ServerProcess, api_url_at, free_port, kept_server, send_events
+from resonant.local.server import ServerProcess, api_url_at, kept_server, send_events
 from resonant.settings import Settings
 from support.failures import show_on_failure
+from support.ports import free_port
 from support.prefect_database import give_prefect_database
 from support.waiting import wait_until
 
@@ -22,6 +23,7 @@ T = TypeVar("T")
 
 _BUSY = 503
 _PATIENCE_SECONDS = 60.0
+_START_SECONDS = 240.0
 _PAUSE_SECONDS = 0.2
 
 
@@ -34,6 +36,7 @@ def running_server(
     give_prefect_database(home)
     with ExitStack() as stack:
         with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("resonant.local.server.START_SECONDS", _START_SECONDS)
             patch.setenv("PREFECT_HOME", str(home))
             patch.delenv("PREFECT_API_URL", raising=False)
             for name, value in variables.items():

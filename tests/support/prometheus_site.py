@@ -16,13 +16,13 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from resonant.delivery.retry import Decision, GiveUp, Park
 from resonant.events import Event, Lease
-from resonant.local.server import free_port
 from resonant.store.shared.gates import FailingType, GateChange, change_gate, read_gate
 from resonant.store.views.selection import Selection
 from resonant.testing import FixedClock
 from support.desk import Desk, opened_desk
 from support.failures import show_on_failure
 from support.machine import Machine
+from support.ports import free_port
 from support.waiting import wait_until
 
 PROJECT = Path(__file__).parents[2]

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from resonant.local.server import free_port, is_free
 from support.failures import show_on_failure
+from support.ports import free_port, listens
 from support.programs import need
 from support.waiting import wait_until
 
@@ -60,7 +60,7 @@ def tinyproxy(folder: Path, *settings: str) -> Iterator[RunningProxy]:
     configuration.write_text("\n".join((*lines, "")))
     with subprocess.Popen([program, "-d", "-c", configuration]) as process:
         try:
-            wait_until(lambda: process.poll() is not None or not is_free(port))
+            wait_until(lambda: process.poll() is not None or listens(port))
             assert process.poll() is None
             yield RunningProxy(f"http://127.0.0.1:{port}", log)
         finally:

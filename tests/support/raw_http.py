@@ -7,7 +7,8 @@ import socket
 import ssl
 from collections import Counter
 
-import httpx
+from support import patient
+from support.waiting import PATIENCE_SECONDS
 
 _COUNT = re.compile(r"^resonant_intake_(requests|events)_total\{\w+=\"(\w+)\"\} (\d+)", re.MULTILINE)
 _STATUS = re.compile(rb"HTTP/1\.[01] (\d{3}) ")
@@ -48,7 +49,12 @@ def chunks(*parts: bytes) -> bytes:
 
 
 def talk(
-    port: int, request: bytes, *, tls: ssl.SSLContext | None = None, first: float = 10, seconds: float = 0.3
+    port: int,
+    request: bytes,
+    *,
+    tls: ssl.SSLContext | None = None,
+    first: float = PATIENCE_SECONDS,
+    seconds: float = 0.3,
 ) -> list[int]:
     """Send bytes, and return the status of each answer, until the server closes or is silent.
 
@@ -61,7 +67,9 @@ def talk(
     """
     received = b""
     with contextlib.ExitStack() as opened:
-        connection = opened.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10))
+        connection = opened.enter_context(
+            socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_SECONDS)
+        )
         if tls:
             connection = opened.enter_context(tls.wrap_socket(connection, server_hostname="127.0.0.1"))
         # The server may close before it has read everything.
@@ -77,7 +85,7 @@ def talk(
 
 def intake_counts(port: int) -> Counter[str]:
     """Return what a server has counted: ``requests``, and requests by status and events by outcome."""
-    text = httpx.get(f"http://127.0.0.1:{port}/metrics", trust_env=False).text
+    text = patient.get(f"http://127.0.0.1:{port}/metrics").text
     found: Counter[str] = Counter()
     for name, label, number in _COUNT.findall(text):
         found[name] += int(number) if name == "requests" else 0

@@ -6,9 +6,9 @@ import signal
 import subprocess
 from pathlib import Path
 
-from resonant.local.server import free_port
 from support.machine import Up
 from support.pages import PROJECT, SHELLS, Page, blocks_of
+from support.ports import free_port
 from support.waiting import wait_until
 
 README, QUICKSTART = Page(PROJECT / "README.md"), Page(PROJECT / "docs" / "quickstart.md")

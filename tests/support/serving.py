@@ -13,12 +13,12 @@ from typing import Any
 import httpx
 import pytest
 
-from resonant.local.server import free_port
 from resonant.routing import new_subscription
 from resonant.store import open_store
 from resonant.store.shared.subscriptions import add_subscription
 from resonant.store.views.known_names import remember_endpoints
 from support.failures import show_on_failure
+from support.ports import free_port
 from support.processes import clean_environment
 from support.waiting import wait_until
 

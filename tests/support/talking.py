@@ -11,10 +11,11 @@ from resonant.testing import (
     Receiver,
 )
 from resonant.testing.__main__ import main
+from support import patient
 
 
 async def post(url, *, webhook_id="evt_1", event_type="demo.ok", body=b"{}", **options):
-    async with httpx.AsyncClient(trust_env=False) as client:
+    async with patient.AsyncClient() as client:
         headers = {"webhook-id": webhook_id, "ce-type": event_type}
         return await client.post(url, content=body, headers=headers, **options)
 

@@ -46,6 +46,7 @@ from resonant.testing import (
     retry_after,
     truncated_body,
 )
+from support.waiting import PATIENCE_SECONDS
 
 NOW = datetime(2019, 6, 3, 11, 0, 0, tzinfo=UTC).timestamp()
 HERE = Path(__file__)
@@ -156,7 +157,7 @@ def failing():
 
 async def post(url, *, content=b"{}", headers=None, **options):
     """Post with httpx, and return the failure."""
-    async with httpx.AsyncClient(trust_env=False, **{"timeout": 5.0, **options}) as client:
+    async with httpx.AsyncClient(trust_env=False, **{"timeout": PATIENCE_SECONDS, **options}) as client:
         with failing() as failure:
             await client.post(url, content=content, headers=headers)
         return failure.value
@@ -196,7 +197,7 @@ async def to_nobody():
 
 async def to_a_full_queue():
     with full_accept_queue() as url:
-        return await post(url, timeout=httpx.Timeout(5, connect=0.2))
+        return await post(url, timeout=httpx.Timeout(PATIENCE_SECONDS, connect=0.2))
 
 
 async def until_the_deadline():
@@ -215,10 +216,10 @@ async def through_a_proxy():
 async def with_a_full_pool():
     limits = httpx.Limits(max_connections=1)
     async with Receiver(never_answer()) as receiver, httpx.AsyncClient(limits=limits) as client:
-        holder = asyncio.create_task(client.post(receiver.url, timeout=5))
+        holder = asyncio.create_task(client.post(receiver.url, timeout=PATIENCE_SECONDS))
         await asyncio.sleep(0)  # the holder is served first
         with failing() as failure:
-            await client.post(receiver.url, timeout=httpx.Timeout(5, pool=0.1))
+            await client.post(receiver.url, timeout=httpx.Timeout(PATIENCE_SECONDS, pool=0.1))
         holder.cancel()
         await asyncio.wait([holder])
         return failure.value
@@ -231,7 +232,7 @@ def with_requests(action=None, *, url=None, tls=None, **options):
         with requests.Session() as session:
             session.trust_env = False
             session.max_redirects = 1
-            given = {"timeout": 5.0, "allow_redirects": False} | options
+            given = {"timeout": PATIENCE_SECONDS, "allow_redirects": False} | options
             session.post(url, json={}, **given).raise_for_status()
 
     async def fail():
@@ -373,11 +374,15 @@ CASES = {
     },
     "httpx.ConnectTimeout": {"transient connect_timeout": [to_a_full_queue]},
     "httpx.ReadTimeout": {
-        "transient read_timeout sent": [to(never_answer(), timeout=httpx.Timeout(5, read=0.1))]
+        "transient read_timeout sent": [to(never_answer(), timeout=httpx.Timeout(PATIENCE_SECONDS, read=0.1))]
     },
     "httpx.WriteTimeout": {
         "transient write_timeout sent": [
-            to(connection=never_read(), content=bytes(2**25), timeout=httpx.Timeout(5, write=0.1))
+            to(
+                connection=never_read(),
+                content=bytes(2**25),
+                timeout=httpx.Timeout(PATIENCE_SECONDS, write=0.1),
+            )
         ]
     },
     "httpx.ReadError": {

@@ -76,7 +76,7 @@ async def test_each_delay_is_drawn_from_the_delay_before_it(tmp_path):
     async with scene(tmp_path, policy=jittery, orders=fail, due=1) as worker:
         while not (await worker.run()).dead_letters:
             await worker.wait_for_parked(longest=1e6)
-    *delays, last = [delay for (delay,) in rows(tmp_path, "SELECT delay FROM resonant_attempts")]
+    *delays, last = [delay for (delay,) in rows(tmp_path, "SELECT delay FROM resonant_attempts ORDER BY id")]
 
     rng, expected = random.Random(7), []
     for number in range(1, 6):

@@ -4,9 +4,11 @@ import asyncio
 import contextlib
 import os
 import signal
+import sys
 import threading
 import time
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -122,10 +124,17 @@ class TestCancellation:
         def terminate(*_):
             raise Terminated
 
+        def interrupt():
+            """Wait until the loop waits: its innermost frame is then that of the selector, or of the loop that calls uvloop's."""
+            while Path(sys._current_frames()[main].f_code.co_filename).stem not in ("selectors", "uv_loop"):
+                time.sleep(0.01)
+            os.kill(os.getpid(), signal.SIGUSR1)
+
         async def send(event):
-            threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGUSR1)).start()
+            threading.Timer(0.05, interrupt).start()
             await hang(event)
 
+        main = threading.get_ident()
         before = signal.signal(signal.SIGUSR1, terminate)
         try:
             with pytest.raises(Terminated), asyncio.Runner(loop_factory=loop_factory) as runner:

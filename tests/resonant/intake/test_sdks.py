@@ -4,13 +4,13 @@ import asyncio
 import base64
 from dataclasses import dataclass
 
-import httpx
 import pytest
 from cloudevents.core.bindings.http import to_binary_event, to_structured_event
 from cloudevents.core.v1.event import CloudEvent
 
 from resonant.events import Event
 from resonant.store import WorkerStore
+from support import patient
 from support.posting import BATCH
 from support.sdks import send_in_javascript, write_in_old_python
 from support.serving import Serving, add_endpoints, serving
@@ -62,7 +62,7 @@ class Shop:
         """Send what a library has written; no library writes batches."""
         if mode == "batch":
             headers, body = {"content-type": BATCH}, b"[%s]" % body
-        answer = httpx.post(self.url, content=body, headers=headers, trust_env=False)
+        answer = patient.post(self.url, content=body, headers=headers)
         assert answer.status_code == 202, answer.text
 
     def stored(self):

@@ -4,14 +4,14 @@ import json
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
-import httpx
 import pytest
 
+from support import patient
 from support.nginx import nginx
 from support.raw_http import event, intake_counts, post, talk
 from support.serving import add_endpoints, create_token, run_command, serving
 from support.smuggling import AMBIGUOUS, CHUNKS, HEADS, LENGTHS, OUTER, SMUGGLED
-from support.waiting import wait_until
+from support.waiting import PATIENCE_SECONDS, wait_until
 
 EVENTS = "/events?endpoint=orders"
 KIND = {"Content-Type": "application/cloudevents+json"}
@@ -132,7 +132,10 @@ def test_the_body_of_a_refused_request_is_not_read_as_the_next_one(server, targe
 def test_a_body_with_a_wrong_length_is_not_stored(server, length, answers):
     before = intake_counts(server.port)
 
-    assert talk(server.port, post(OUTER + b" ", length=length), first=10 if answers else 0.3) == answers
+    assert (
+        talk(server.port, post(OUTER + b" ", length=length), first=PATIENCE_SECONDS if answers else 0.3)
+        == answers
+    )
 
     assert counted_since(server, before)["stored"] == 0
 
@@ -150,9 +153,7 @@ def test_an_attribute_cannot_bring_line_breaks_or_bytes_into_headers_or_the_log(
         "Content-Type": "text/plain",
     }
 
-    answer = httpx.post(
-        f"{server.url}{EVENTS}", headers=headers | {name: value}, content=b"x", trust_env=False
-    )
+    answer = patient.post(f"{server.url}{EVENTS}", headers=headers | {name: value}, content=b"x")
 
     # A line separator is allowed in CloudEvents, and encoded wherever it is sent or shown.
     assert answer.status_code == 422 or (value == "a%E2%80%A8b" and answer.status_code in (202, 409))
@@ -179,9 +180,7 @@ BOMBS = {
 def test_deep_huge_and_endless_json_is_answered_soon(server, name, kind):
     content = BOMBS[name] if kind != "application/cloudevents-batch+json" else b"[%b]" % BOMBS[name]
 
-    answer = httpx.post(
-        f"{server.url}{EVENTS}", headers={"Content-Type": kind}, content=content, trust_env=False, timeout=60
-    )
+    answer = patient.post(f"{server.url}{EVENTS}", headers={"Content-Type": kind}, content=content)
 
     assert answer.status_code in (202, 400, 413, 422)
     assert (answer.status_code == 202) <= (name in ("fraction", "spaces"))
@@ -203,9 +202,7 @@ def test_no_path_leads_to_a_file_and_no_line_feed_to_a_resource(server, path):
 def test_a_request_writes_no_line_of_its_choice_to_the_log(server):
     injected = "\n2026-01-01 00:00:00,000 ERROR all is lost\x1b[2J"
     for target in ("/events?endpoint=", "/events?x=", "/events/%2Fraw/", "/"):
-        httpx.post(
-            f"{server.url}{target}", params={"endpoint": injected} if "=" in target else None, trust_env=False
-        )
+        patient.post(f"{server.url}{target}", params={"endpoint": injected} if "=" in target else None)
     talk(server.port, b"GET /\x1b[2J\n2026-01-01 ERROR all is lost HTTP/1.1\r\nHost: \x1b\r\n\r\n")
     talk(server.port, post(OUTER, b"X: \x1b[2J", target=b"/events?endpoint=%0aERROR%20all%20is%20lost%1b[2J"))
 
@@ -224,7 +221,7 @@ def with_tokens(tmp_path_factory):
 
 def send(server, token=None, event_id="e", path=EVENTS):
     headers = KIND | ({"Authorization": f"Bearer {token}"} if token else {})
-    return httpx.post(f"{server.url}{path}", headers=headers, content=event(event_id), trust_env=False)
+    return patient.post(f"{server.url}{path}", headers=headers, content=event(event_id))
 
 
 def test_a_running_server_accepts_a_new_token_at_once_and_soon_refuses_a_revoked_one(with_tokens):

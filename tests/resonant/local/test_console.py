@@ -8,7 +8,8 @@ import pytest
 from resonant.local import console
 from resonant.local.parts import kept_parts
 from resonant.local.password import OF_CLIENT, OF_SERVER
-from resonant.local.server import free_port
+from support import patient
+from support.ports import free_port
 from support.serving import add_endpoints
 
 
@@ -22,18 +23,17 @@ def test_it_runs_with_the_password_of_prefects_server_until_it_is_ended(tmp_path
         part = console.ConsolePart(tmp_path, {"RESONANT_DATABASE_URL": url}, free_port())
         parts.start(part)
         parts.wait(part)
-        assert httpx.get(part.url, trust_env=False).status_code == (401 if password else 200)
-        assert httpx.get(part.url, auth=("Ada", "s3cret"), trust_env=False).status_code == 200
+        assert patient.get(part.url).status_code == (401 if password else 200)
+        assert patient.get(part.url, auth=("Ada", "s3cret")).status_code == 200
         assert "s3cret" not in (tmp_path / "console.log").read_text()
     assert part.supervisor.poll() is not None
     with pytest.raises(httpx.ConnectError):
-        httpx.get(part.url, trust_env=False)
+        patient.get(part.url)
 
 
 def test_if_its_port_is_taken_it_says_which_other_it_takes(tmp_path, monkeypatch, capsys):
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        monkeypatch.setattr(console, "PORT", port)
+    monkeypatch.setattr(console, "PORT", port := free_port())
+    with socket.create_server(("127.0.0.1", port)):
         url = console.ConsolePart(tmp_path, {}, None).url
     assert (
         capsys.readouterr().err

@@ -8,7 +8,7 @@ from resonant.local.health import is_healthy
 from resonant.local.intake import Intake
 from resonant.local.parts import kept_parts
 from resonant.local.password import OF_CLIENT, OF_SERVER
-from resonant.local.server import free_port
+from support.ports import free_port
 
 
 def test_the_intake_runs_without_the_password_of_prefects_server_until_it_is_ended(

@@ -14,8 +14,9 @@ from resonant.local import parts, server, stack
 from resonant.local.note import Note, is_held, lock_of_up, note_of_up, running_up
 from resonant.local.password import OF_CLIENT, password_file
 from resonant.local.paused import ask_what_is_paused
-from resonant.local.server import free_port, kept_server, known_url, prefect_server
+from resonant.local.server import kept_server, known_url, prefect_server
 from resonant.settings import Settings
+from support.ports import free_port
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ from resonant.testing import (
     Receiver,
     endless_body,
     never_answer,
+    nobody_listening,
     reset_before_response,
     respond,
 )
@@ -195,14 +196,15 @@ async def test_connecting_sends_nothing_and_leaves_no_connection():
 
 async def test_connecting_fails_if_nothing_listens_or_the_address_is_refused():
     async with Receiver() as receiver:
-        url = receiver.url
-        async with HttpSink(endpoint(url.replace("127.0.0.1", "localhost"), allow_private=False)) as sink:
+        url = receiver.url.replace("127.0.0.1", "localhost")
+        async with HttpSink(endpoint(url, allow_private=False)) as sink:
             with pytest.raises(OSError, match="private or special address"):
                 await sink.connect()
         assert receiver.accepted == 0
-    async with HttpSink(endpoint(url)) as sink:
-        with pytest.raises(OSError, match="Connect call failed"):
-            await sink.connect()
+    with nobody_listening() as url:
+        async with HttpSink(endpoint(url)) as sink:
+            with pytest.raises(OSError, match="Connect call failed"):
+                await sink.connect()
 
 
 async def test_a_connection_that_was_idle_for_five_seconds_is_not_used_again(monkeypatch):

@@ -155,17 +155,17 @@ def test_a_message_is_the_type_and_the_text_without_secrets(url, fields, text, m
 
 
 @pytest.mark.parametrize(
-    ("action", "message"),
+    ("action", "options", "message"),
     [
-        (garbage(), "RemoteProtocolError: the answer is not HTTP"),
-        (reset_before_response(), "ConnectionResetError: [Errno 104] Connection reset by peer"),
-        (never_answer(), "TimeoutError: no answer within 1 s"),
-        (respond(500), "UnexpectedStatus: the endpoint answered 500"),
+        (garbage(), {}, "RemoteProtocolError: the answer is not HTTP"),
+        (reset_before_response(), {}, "ConnectionResetError: [Errno 104] Connection reset by peer"),
+        (never_answer(), {"timeout": 0.1}, "TimeoutError: no answer within 0.1 s"),
+        (respond(500), {}, "UnexpectedStatus: the endpoint answered 500"),
     ],
     ids=name_of,
 )
-async def test_a_message_describes_the_cause_of_the_failure(action, message):
-    outcome, receiver = await deliver(action, path="/T0KENT0KEN", timeout=1.0)
+async def test_a_message_describes_the_cause_of_the_failure(action, options, message):
+    outcome, receiver = await deliver(action, path="/T0KENT0KEN", **options)
     assert safe_message(outcome, endpoint(f"{receiver.url}/T0KENT0KEN")).startswith(message)
 
 

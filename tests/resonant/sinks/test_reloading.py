@@ -14,7 +14,7 @@ from resonant.sinks.endpoint import Endpoint
 from resonant.sinks.reloading import ReloadingSink
 from resonant.testing import FixedClock, Receiver, respond
 from support.http_sinks import EVENT
-from support.waiting import until
+from support.waiting import PATIENCE_SECONDS, until
 
 OLD, NEW = ("whsec_" + base64.b64encode(letter * 32).decode() for letter in (b"o", b"n"))
 NOW = int(time.time())
@@ -87,6 +87,7 @@ async def test_an_idle_endpoint_is_not_read_until_its_next_sends_which_use_what_
     assert reloading.IDLE_SECONDS == 30
     monkeypatch.setattr(reloading, "LOOK_AGAIN_SECONDS", 0.005)
     monkeypatch.setattr(reloading, "IDLE_SECONDS", 0.01)
+    monkeypatch.setattr(reloading, "_WAIT_SECONDS", PATIENCE_SECONDS)
     async with site() as shop:
         await shop.sink.send(EVENT)
         await until(lambda: not shop.sink._is_current.is_set())

@@ -114,7 +114,7 @@ def listening_on(host):
 async def send(url, **fields):
     """Send once; return the exception or the receipt."""
     try:
-        async with HttpSink(Endpoint("orders", url, **{"timeout": 5.0} | fields)) as sink:
+        async with HttpSink(Endpoint("orders", url, **{"timeout": 60.0} | fields)) as sink:
             return await sink.send(EVENT)
     except Exception as failure:  # noqa: BLE001 - tests inspect the outcome
         return failure

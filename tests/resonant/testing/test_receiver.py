@@ -15,6 +15,7 @@ from resonant.testing import (
     Receiver,
     respond,
 )
+from support import patient
 from support.talking import RAW, post, talk
 
 
@@ -42,7 +43,7 @@ async def test_a_script_decides_by_the_request():
 )
 async def test_the_type_of_a_structured_event_is_in_its_body(body, event_type):
     headers = {"content-type": "application/cloudevents+json; charset=utf-8"}
-    async with Receiver() as receiver, httpx.AsyncClient(trust_env=False) as client:
+    async with Receiver() as receiver, patient.AsyncClient() as client:
         await client.post(receiver.url, content=body, headers=headers)
     assert receiver.journal[0].event_type == event_type
 
@@ -70,7 +71,7 @@ async def test_tries_are_counted_for_each_webhook_id():
 
 async def test_connections_are_kept_alive_unless_the_client_closes_them():
     async with Receiver() as receiver:
-        async with httpx.AsyncClient(trust_env=False) as client:
+        async with patient.AsyncClient() as client:
             for _ in range(3):
                 await client.post(receiver.url)
             kept = receiver.accepted
@@ -167,7 +168,7 @@ async def test_bytes_that_are_no_tls_are_the_clients_fault(tmp_path):
 
     def break_the_rules(port):
         with (
-            socket.create_connection(("127.0.0.1", port), timeout=5) as plain,
+            socket.create_connection(("127.0.0.1", port), timeout=60) as plain,
             trust.wrap_socket(plain, server_hostname="127.0.0.1") as encrypted,
         ):
             os.write(encrypted.fileno(), b"this is no record of TLS")

@@ -28,8 +28,9 @@ from resonant.testing import (
     slow_body,
 )
 from resonant.testing.dates import http_date
+from support.ports import free_port
 from support.talking import post, raw_exchange
-from support.waiting import until
+from support.waiting import PATIENCE_SECONDS, until
 
 
 async def test_redirects_name_a_location():
@@ -67,7 +68,7 @@ def closing(perform):
 
 
 async def test_a_port_can_be_taken_again_at_once():
-    async with Receiver() as receiver:
+    async with Receiver(port=free_port()) as receiver:
         await post(receiver.url)
     async with Receiver(port=httpx.URL(receiver.url).port) as again:
         assert (receiver.url == again.url, (await post(again.url)).status_code) == (True, 200)
@@ -163,7 +164,9 @@ async def test_the_demo_misbehaves_in_eight_ways(event_type, outcomes):
     async with Receiver(eight_ways) as receiver:
         for _ in outcomes:
             with contextlib.suppress(httpx.TransportError):
-                await post(receiver.url, event_type=event_type, timeout=httpx.Timeout(5, read=0.1))
+                await post(
+                    receiver.url, event_type=event_type, timeout=httpx.Timeout(PATIENCE_SECONDS, read=0.1)
+                )
         await until(lambda: len(receiver.journal) == len(outcomes))
         journal = receiver.journal
     assert [received.status for received in journal] == outcomes

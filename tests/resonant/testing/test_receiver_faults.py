@@ -32,6 +32,7 @@ from resonant.testing import (
     surplus_body,
     truncated_body,
 )
+from support import patient
 from support.talking import RAW, post, raw_exchange, refusal, talk
 from support.waiting import until
 
@@ -133,7 +134,7 @@ async def test_each_flaw_of_a_certificate_has_its_error(tmp_path, flaw, said):
     async def run(certificate):
         async with (
             Receiver(tls=authority.context(certificate)) as receiver,
-            httpx.AsyncClient(verify=trust, trust_env=False) as client,
+            patient.AsyncClient(verify=trust) as client,
         ):
             return (await client.post(receiver.url)).status_code
 

@@ -15,6 +15,7 @@ from resonant.testing import (
     nobody_listening,
     read_journal,
 )
+from support import patient
 from support.talking import refusal
 
 
@@ -47,7 +48,7 @@ def test_it_runs_as_a_process_until_a_signal(tmp_path):
             env=os.environ | {"PYTHONUNBUFFERED": ""},
         ) as process:
             url = process.stdout.readline().strip()
-            assert httpx.post(url, headers={"webhook-id": script}, trust_env=False).status_code == status
+            assert patient.post(url, headers={"webhook-id": script}).status_code == status
             assert read_journal(journal)[-1].webhook_id == script
             process.send_signal(number)
             rest, complaints = process.communicate(timeout=60)
@@ -60,10 +61,10 @@ def test_the_process_speaks_tls_with_the_given_certificate(tmp_path, certificate
         assert url.startswith("https://127.0.0.1:")
         trust = ssl.create_default_context(cafile=tmp_path / "ca.pem")
         if certificate == "valid":
-            assert httpx.post(url, verify=trust, trust_env=False).status_code == 200
+            assert patient.post(url, verify=trust).status_code == 200
         else:
             with pytest.raises(httpx.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
-                httpx.post(url, verify=trust, trust_env=False)
+                patient.post(url, verify=trust)
 
 
 def test_the_process_takes_a_script_for_its_connections(tmp_path):
@@ -72,8 +73,8 @@ def test_the_process_takes_a_script_for_its_connections(tmp_path):
     )
     with receiver_process(tmp_path, "--connection", "mine:first_is_garbage") as url:
         with pytest.raises(httpx.TransportError):
-            httpx.post(url, trust_env=False)
-        assert httpx.post(url, trust_env=False).status_code == 200
+            patient.post(url)
+        assert patient.post(url).status_code == 200
 
 
 @pytest.mark.parametrize(

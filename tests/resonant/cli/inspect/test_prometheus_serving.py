@@ -7,9 +7,9 @@ import threading
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 
-from resonant.local.server import free_port
 from resonant.metrics.scraping import scrape_server
 from resonant.settings import load_settings
+from support.ports import free_port
 from support.prometheus_text import samples
 
 OPENMETRICS = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"

@@ -8,9 +8,10 @@ import pytest
 
 from resonant.cli.run.up import write_what_runs
 from resonant.local.parts import Part, Parts
-from resonant.local.server import Server, free_port
+from resonant.local.server import Server
 from resonant.local.stack import Stack
 from resonant.settings import load_settings
+from support.ports import free_port
 from support.sources import declare, row
 
 

@@ -9,7 +9,7 @@ from sqlalchemy import select
 from resonant.dispatch.limits import Limits
 from resonant.events import Event
 from resonant.store import schema
-from resonant.store.shared.gates import FailingType, Gate, GateChange, change_gate
+from resonant.store.shared.gates import FailingType, Gate, GateChange, change_gate, read_gate
 from support.dispatching import START, dispatching, draining, emit, enqueue, opened, succeed
 from support.simulated_time import clock_from
 from support.waiting import until
@@ -66,10 +66,20 @@ async def test_polls_of_an_idle_run_take_a_twentieth_of_the_time_unless_a_gate_n
     assert polls * 0.9 <= len(looks) <= polls * 1.2
 
 
-async def hold_type(store, *, probe_in=100.0):
-    """Let the type of the events of ``enqueue`` fail at `orders`; its next probe is due in this many seconds."""
+def noting(call, calls):
+    """Return an async function that calls another one, after it has added to a list."""
+
+    async def note(*args, **options):
+        calls.append(args)
+        return await call(*args, **options)
+
+    return note
+
+
+async def hold_type(store):
+    """Let the type of the events of ``enqueue`` fail at `orders`; its next probe is due in 100 s."""
     now, gate = store.clock(), Gate("orders")
-    failing = FailingType("order.paid", now - 60, "http 503", now + probe_in, now)
+    failing = FailingType("order.paid", now - 60, "http 503", now + 100, now)
     assert await store.write(change_gate, GateChange(gate, replace(gate, failing=(failing,))))
 
 
@@ -103,18 +113,21 @@ async def test_an_idle_run_writes_no_more_if_held_deliveries_of_a_failing_type_a
 async def test_held_deliveries_of_a_failing_type_are_not_claimed_while_others_are_sent_at_once(store_url):
     async with opened(store_url) as store:
         await enqueue(store, 20)
-        await hold_type(store, probe_in=3.0)
-        sent = []
+        await hold_type(store)
+        sent, looks, claims = [], [], []
 
         async def send(event):
             sent.append(event.type)
 
+        store.look, store.claim_each = noting(store.look, looks), noting(store.claim_each, claims)
         async with draining(store, send, limits=Limits(successors=1)):
-            await asyncio.sleep(0.5)
-            writes = count_writes(store)
-            await asyncio.sleep(1.5)
-            assert len(writes) <= 4, "it only rescues and reports"
+            await until(lambda: len(looks) > 2)  # it knows the gate
+            claims.clear()
+            await until(lambda: len(looks) > 7)
+            assert not claims
             await store.enqueue(Event(type="order.shipped", source="/shop", data=1), "orders")
-            async with asyncio.timeout(0.5):
-                await until(lambda: sent == ["order.shipped"])
+            await until(lambda: sent == ["order.shipped"])
+            gate = await store.read(read_gate, "orders")
+            due = replace(gate, failing=(replace(gate.failing[0], probe_at=store.clock()),))
+            assert await store.write(change_gate, GateChange(gate, due))
             await until(lambda: len(sent) == 21)

@@ -23,7 +23,6 @@ from cryptography.hazmat.primitives.serialization import (
 from resonant.delivery.classification import classify
 from resonant.delivery.verdict import Verdict
 from resonant.errors import EndpointError
-from resonant.local.server import free_port, is_free
 from resonant.sinks.http import HttpSink
 from resonant.sinks.network.client_certificate import (
     ClientCertificate,
@@ -36,9 +35,10 @@ from resonant.sinks.network.proxy import Proxy
 from resonant.sinks.redaction import Redactor
 from resonant.sinks.reloading import ReloadingSink
 from support.http_sinks import EVENT, endpoint
+from support.ports import free_port, listens
 from support.programs import need
 from support.proxies import tinyproxy
-from support.waiting import wait_until
+from support.waiting import PATIENCE_SECONDS, wait_until
 
 NOW = datetime.now(UTC)
 DAY = timedelta(days=1)
@@ -189,14 +189,14 @@ async def test_nginx_accepts_the_certificate_and_answers_400_without_one(authori
     (tmp_path / "nginx.conf").write_text(NGINX.format(user=user, folder=tmp_path, port=port))
     with subprocess.Popen([need("nginx"), "-p", tmp_path, "-c", "nginx.conf", "-e", "error.log"]) as nginx:
         try:
-            wait_until(lambda: nginx.poll() is not None or not is_free(port))
+            wait_until(lambda: nginx.poll() is not None or listens(port))
             url = f"https://127.0.0.1:{port}/"
             assert await outcome(url, own, ca_file=ca_file) == 200
             for certificate in (None, pem(trustme.CA().issue_cert("client.example"))):
                 assert (await outcome(url, certificate, ca_file=ca_file)).code == "http_400"
         finally:
             nginx.terminate()
-            nginx.wait(30)
+            nginx.wait(PATIENCE_SECONDS)
 
 
 async def test_a_renewed_certificate_is_used_while_running(authority, ca_file, own):

@@ -24,6 +24,7 @@ from resonant.testing import (
     respond,
 )
 from support.http_sinks import EVENT, endpoint
+from support.ports import free_port
 from support.proxies import tinyproxy, with_tls
 from support.waiting import until
 
@@ -167,7 +168,7 @@ async def test_a_proxy_that_is_down_is_a_local_fault(scheme):
     assert str(error).startswith("no connection to the proxy: ")
 
 
-async def test_a_proxy_that_has_no_address_hangs_up_or_is_silent_is_a_local_fault():
+async def test_a_proxy_that_has_no_address_hangs_up_or_is_silent_is_a_local_fault(monkeypatch):
     _, verdict = await outcome(HOOKS, "http://no-such-proxy.invalid:3128")
     assert verdict == PROXY_ERROR
     async with Receiver(lambda _: reset_before_response()) as proxy:
@@ -175,14 +176,16 @@ async def test_a_proxy_that_has_no_address_hangs_up_or_is_silent_is_a_local_faul
     assert verdict == PROXY_ERROR
     async with Receiver(connection=never_answer()) as silent:
         url = silent.url.replace("http://", "https://")  # its TLS handshake never ends
-        error, verdict = await outcome(HOOKS, url, timeout=0.2)
+        monkeypatch.setattr(transport, "PROXY_SECONDS", 0.1)
+        error, verdict = await outcome(HOOKS, url)
     assert (str(error), verdict) == ("no connection to the proxy within 0.1 s", PROXY_ERROR)
 
 
 async def test_nothing_is_sent_until_the_proxy_accepts_a_connection_at_first_and_after_a_failure():
+    now = asyncio.get_running_loop().time
     async with HttpSink(endpoint(HOOKS, proxy=Proxy("http://127.0.0.1:1"))) as sink:
         assert str(sink.problem) == "the proxy has not been tried yet"
-        async with Receiver() as proxy:
+        async with Receiver(port=free_port()) as proxy:
             sink._proxy._address = "127.0.0.1", httpx.URL(proxy.url).port
             for _ in range(2):
                 await sink.prepare()
@@ -192,10 +195,10 @@ async def test_nothing_is_sent_until_the_proxy_accepts_a_connection_at_first_and
             await sink.send(EVENT)
         assert str(sink.problem).startswith("ProxyDown: no connection to the proxy: ")
         for longest in (1.0, 2.0, 4.0):
+            began_at = now()
             with pytest.raises(NotReady, match="no connection to the proxy"):
                 await sink.prepare()
-            left = sink._proxy._check_at - asyncio.get_running_loop().time()
-            assert 0.7 * longest < left <= longest
+            assert began_at + 0.7 * longest < sink._proxy._check_at <= now() + longest
             sink._proxy._check_at = 0.0
         async with Receiver(port=sink._proxy._address[1]):
             await sink.prepare()
