@@ -14,7 +14,6 @@ from resonant.store.views.selection import Selection
 from resonant.testing import nobody_listening
 from support.console import open_pages
 from support.deployments import Deployments
-from support.ports import free_port
 
 pytestmark = pytest.mark.engine
 

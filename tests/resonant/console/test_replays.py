@@ -17,7 +17,6 @@ from resonant.store.audit import begin_audit, read_audit
 from resonant.store.views.selection import Selection
 from resonant.testing import nobody_listening
 from support.console import JSON, open_pages
-from support.ports import free_port
 
 PATHS = {"replay": "/dead-letters/replay", "purge": "/dead-letters/purge", "cancel": "/deliveries/cancel"}
 ALL = "?everything=1"
