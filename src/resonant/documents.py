@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from resonant.lab.comparison import Variant
     from resonant.lab.history import History
     from resonant.lab.scenario import Scenario
-    from resonant.metrics.alerts import Key
+    from resonant.metrics.alerts import Finding, Key
     from resonant.metrics.statistics import Statistics
     from resonant.output import Document
     from resonant.routing import Subscription
@@ -112,14 +112,14 @@ def _oldest_due(found: StoreStatus | EndpointStatus) -> Document:
     return dict(zip(names, map(_moment, (found.oldest_due_at, *found.oldest_due)), strict=True))
 
 
-def alerts(raised: Mapping[Key, float], texts: Mapping[Key, str]) -> list[Document]:
+def alerts(raised: Mapping[Key, float], findings: Mapping[Key, Finding]) -> list[Document]:
     """Return the active alerts; an alert for all endpoints has a null endpoint."""
     return [
         {
             "condition": key.condition.value,
             "endpoint": key.endpoint or None,
             "since": rfc3339(at),
-            "text": texts[key],
+            "text": findings[key].text,
         }
         for key, at in sorted(raised.items(), key=lambda item: (item[1], item[0]))
     ]

@@ -119,16 +119,24 @@ def write_json_array(rows: Iterable[str], write: Callable[[str], None] = write) 
     write("[]\n" if separator == "[" else "\n]\n")
 
 
-def write_paragraph(text: str, *, indent: int = 0) -> None:
-    """Write a paragraph on one line; on a terminal, wrap it at spaces and indent later lines."""
-    write(f"{wrapped(text, stdout(), indent=indent)}\n")
+def write_paragraph(text: str, *, indent: int = 0, fits: bool = False) -> None:
+    """Write a paragraph on one line; on a terminal, wrap it at spaces and indent later lines.
+
+    With ``fits``, no line is wider than the terminal: longer words are broken, and wide characters count twice.
+    """
+    write(f"{wrapped(text, stdout(), indent=indent, fits=fits)}\n")
 
 
-def wrapped(text: str, console: Console, *, indent: int = 0) -> str:
+def wrapped(text: str, console: Console, *, indent: int = 0, fits: bool = False) -> str:
     """Return a paragraph as ``write_paragraph`` writes it to a console."""
     if not console.is_terminal:
         return text
     begin = text[: len(text) - len(text.lstrip())]
+    if fits:
+        from rich.text import Text  # noqa: PLC0415
+
+        lines = Text(text.lstrip()).wrap(console, console.width - max(len(begin), indent), overflow="fold")
+        return begin + f"\n{' ' * indent}".join(line.plain.rstrip() for line in lines)
     return textwrap.fill(
         text.lstrip(),
         console.width,

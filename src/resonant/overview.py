@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from resonant import documents, output
 from resonant.dead_letters.purge import Forecast, Retention, forecast
 from resonant.display import ago, counted
-from resonant.metrics.alerts import ALL_ENDPOINTS, Key, read_raised
+from resonant.metrics.alerts import ALL_ENDPOINTS, Finding, Key, read_raised
 from resonant.metrics.conditions import describe
 from resonant.store.audit import AuditEntry, read_audit
 from resonant.store.shared.drains import sent_to
@@ -33,7 +33,7 @@ class Overview(NamedTuple):
         found: the balance, and each endpoint.
         purges: None for one endpoint.
         raised: the active alerts, and when they began.
-        alert_texts: their current numbers.
+        findings: their current numbers.
         sent: the endpoints to which a live run sends.
         known: the names of all endpoints, or the one.
         unsafe: why the database may lose commits; None if it keeps them.
@@ -43,7 +43,7 @@ class Overview(NamedTuple):
     found: StoreStatus
     purges: Purges | None
     raised: dict[Key, float]
-    alert_texts: dict[Key, str]
+    findings: dict[Key, Finding]
     sent: set[str]
     known: Collection[str]
     unsafe: str | None
@@ -54,7 +54,7 @@ class Overview(NamedTuple):
             **documents.status(self.found, now=now),
             "store": self.store,
             "durability_problem": self.unsafe,
-            "alerts": documents.alerts(self.raised, self.alert_texts),
+            "alerts": documents.alerts(self.raised, self.findings),
             "deployment_warnings": deployment_warnings,
             **({"retention": documents.retention(*self.purges)} if self.purges else {}),
         }
@@ -74,10 +74,10 @@ def read_overview(
     places = (endpoint, ALL_ENDPOINTS)
     active = read_raised(connection).items()
     raised = {key: at for key, at in active if endpoint is None or key.endpoint in places}
-    texts = describe(connection, raised, settings, now=now) if raised else {}
+    findings = describe(connection, raised, settings, now=now) if raised else {}
     known = known_endpoints(connection) if endpoint is None else {endpoint}
     sent = sent_to(connection, {*known, *(each.name for each in found.endpoints)}, now=now)
-    return Overview(str(store), found, purges, raised, texts, sent, known, store.durability_problem)
+    return Overview(str(store), found, purges, raised, findings, sent, known, store.durability_problem)
 
 
 class Purges(NamedTuple):

@@ -39,6 +39,7 @@ class View(Generic[Row]):
         columns: return a row's cells, keyed by the name of the column.
         cards: yield the lines of each card, for a row or for several.
         indent: of wrapped lines, except those of a card's first line.
+        fits: whether words of a card are broken that are longer than a line, instead of left whole to be copied.
         identity: returns the id and the source of a row's event; a table shows the source if rows with the same id differ in it.
     """
 
@@ -46,6 +47,7 @@ class View(Generic[Row]):
     columns: Mapping[str, Callable[[Row], object]]
     cards: Callable[[Iterator[Row]], Iterable[Iterable[str | None]]]
     indent: int = 4
+    fits: bool = False
     identity: Callable[[Row], tuple[str, str]] | None = None
 
     def write(self, rows: Iterable[Row], *, as_json: bool = False) -> Seen[Row]:
@@ -55,9 +57,9 @@ class View(Generic[Row]):
             output.write_json_array(output.to_json(self.document(row)) for row in seen)
         elif output.stdout().is_terminal:
             for first, *others in self.cards(seen):
-                output.write_paragraph(visible(first or ""), indent=2)
+                output.write_paragraph(visible(first or ""), indent=2, fits=self.fits)
                 for line in filter(None, others):
-                    output.write_paragraph(f"  {visible(line)}", indent=self.indent)
+                    output.write_paragraph(f"  {visible(line)}", indent=self.indent, fits=self.fits)
                 output.write("\n")
         else:
             while page := list(islice(seen, _TABLE_ROWS)):

@@ -1,7 +1,8 @@
 """What needs a person: one card for each incident, the most urgent first."""
 
-from collections.abc import Collection, Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 from urllib.parse import urlencode
 
@@ -12,6 +13,7 @@ from resonant.events import rfc3339
 from resonant.gate.words import advice, described, word
 from resonant.metrics.alerts import DEFINITIONS, AlertCondition, Key
 from resonant.overview import Overview
+from resonant.store.shared.gates import Gate
 from resonant.store.views.endpoint_status import EndpointStatus
 from resonant.store.views.reads import StoreStatus
 
@@ -26,7 +28,7 @@ _OF_OUTAGE = frozenset(_A) - _OF_DEAD - {_A.CLOCKS, _A.RETRIES}
 _RATES = frozenset({_A.ERROR_RATE, _A.RETRIES})
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Card:
     """An incident. ``covers`` are the alerts that only repeat it; commands are in backticks."""
 
@@ -35,10 +37,10 @@ class Card:
     why: str
     fault: str | None = None
     since: float | None = None
-    steps: list[str] = field(default_factory=list)
-    endpoints: list[str] = field(default_factory=list)
-    links: dict[str, str] = field(default_factory=dict)
-    alerts: list[str] = field(default_factory=list)
+    steps: tuple[str, ...] = ()
+    endpoints: tuple[str, ...] = ()
+    links: Mapping[str, str] = field(default_factory=dict)
+    alerts: tuple[str, ...] = ()
     covers: frozenset[AlertCondition] = frozenset()
 
     @property
@@ -66,57 +68,59 @@ def states_of(
 
 def find_cards(read: Overview, groups: Iterable[DeadLetterGroup], *, now: float) -> list[Card]:
     """Return the incidents of a store; ``groups`` are its dead letters by cause, of which acknowledged ones are left out."""
-    found, left = read.found, {each.fingerprint: each for each in groups if not each.acknowledged}
-    of = {each.name: each for each in found.endpoints}
-    cards: list[Card] = []
-    if read.unsafe:
-        cards.append(Card("warn", "The database may lose commits", read.unsafe, _OURS))
-    if not found.balanced:
-        why = f"{found.accepted:,} were accepted, and the other counts are not as many in all"
-        cards.append(
-            Card(
-                "bad",
-                "The balance is wrong",
-                why,
-                _OURS,
-                steps=["keep a copy of the database and report this"],
-            )
-        )
-        cards[0].links = _runbook("The balance is wrong")
-    problems = {each.endpoint: each for each in found.endpoint_problems}
-    openable = [each for each in found.endpoints if each.name not in problems]
-    cards += _unsent([each for each in openable if each.name not in read.sent], now)
-    for name, each in problems.items():
-        waiting = counted(of[name].pending + of[name].retrying, "delivery waits", "deliveries wait")
-        step = f"repair its configuration (`resonant endpoint update {name}`); drains then open it at once"
-        cards.append(
-            Card("bad", f"{name} cannot be opened: {waiting}", each.reason, _OURS, each.since, [step], [name])
-        )
-        cards[-1].links, cards[-1].covers = _runbook("An endpoint cannot be opened"), _OF_OUTAGE
+    left = {
+        each.fingerprint: each for each in groups if not (each.acknowledged or each.reason == "cancelled")
+    }
+    problems = {each.endpoint for each in read.found.endpoint_problems}
+    openable = [each for each in read.found.endpoints if each.name not in problems]
     gates = [_of_gate(each, left, each.name in read.sent, now) for each in openable if each.is_held]
-    cards += sorted(gates, key=lambda card: card.level != "bad")
-    cards += _of_dead_letters(left.values())
-    cards += _late([each for each in openable if each.name in read.sent and each.due > each.held], now)
-    cards += _of_alerts(read, cards)
-    for card in cards:
-        card.links |= {name: path("endpoints", name) for name in card.endpoints[:3]}
-    return cards
+    cards = [
+        *_of_store(read),
+        *_unsent([each for each in openable if each.name not in read.sent], now),
+        *_unopened(read.found),
+        *sorted(gates, key=lambda card: card.level != "bad"),
+        *_of_dead_letters(left.values()),
+        *_late([each for each in openable if each.name in read.sent and each.due > each.held], now),
+    ]
+    return [
+        replace(card, links={**card.links, **{name: path("endpoints", name) for name in card.endpoints[:3]}})
+        for card in _with_alerts(cards, read)
+    ]
+
+
+def _of_store(read: Overview) -> Iterator[Card]:
+    if read.unsafe:
+        yield Card("warn", "The database may lose commits", read.unsafe, _OURS)
+    if not read.found.balanced:
+        title, steps = "The balance is wrong", ("keep a copy of the database and report this",)
+        why = f"{read.found.accepted:,} were accepted, and the other counts are not as many in all"
+        yield Card("bad", title, why, _OURS, steps=steps, links=_runbook(title))
+
+
+def _unopened(found: StoreStatus) -> Iterator[Card]:
+    of, links = {each.name: each for each in found.endpoints}, _runbook("An endpoint cannot be opened")
+    for each in found.endpoint_problems:
+        name = each.endpoint
+        waiting = counted(of[name].pending + of[name].retrying, "delivery waits", "deliveries wait")
+        title = f"{name} cannot be opened: {waiting}"
+        step = f"repair its configuration (`resonant endpoint update {name}`); drains then open it at once"
+        yield Card("bad", title, each.reason, _OURS, each.since, (step,), (name,), links, covers=_OF_OUTAGE)
 
 
 def _unsent(endpoints: list[EndpointStatus], now: float) -> Iterator[Card]:
     """Yield the card of the endpoints without a live drain; nothing is sent to a paused one anyway."""
     if waiting := [each for each in endpoints if each.due and each.gate.state != "paused"]:
-        names, due = [each.name for each in waiting], sum(each.due for each in waiting)
+        names, due = tuple(each.name for each in waiting), sum(each.due for each in waiting)
         oldest = min(each.oldest_due_at or now for each in waiting)
         title = f"Nothing has been sent for {duration(now - oldest)}: {due:,} due, for {some(names, 3)}"
         why = "no live drain sends to " + counted(
             len(names), "endpoint with due deliveries", "endpoints with due deliveries"
         )
-        steps = [
+        step = (
             "start `resonant up`, or a run of the deployment `drain`; `resonant emit` sends once what is due"
-        ]
+        )
         links, covers = _runbook("Nothing is sent"), frozenset({_A.DRAIN_SILENT, _A.HELD})
-        yield Card("bad", title, why, _OURS, oldest, steps, names, links, covers=covers)
+        yield Card("bad", title, why, _OURS, oldest, (step,), names, links, covers=covers)
 
 
 def _of_gate(of: EndpointStatus, left: dict[str, DeadLetterGroup], is_sent: bool, now: float) -> Card:
@@ -141,25 +145,30 @@ def _of_gate(of: EndpointStatus, left: dict[str, DeadLetterGroup], is_sent: bool
         )
     title = f"{said} for {duration(now - since)}: {of.held:,} held"
     why = described(gate, held=of.held, now=now, is_sent=is_sent)
-    card = Card(level, title, why, fault, since, steps, [of.name], covers=_OF_OUTAGE | _RATES)
-    failures = " ".join([gate.reason or "", *(each.failure for each in failing.values())])
-    for group in [each for each in left.values() if each.endpoint == of.name]:
-        is_down = gate.state in ("probing", "paced") and group.category == "transient"
-        is_gone = gate.is_gone and group.code == "http_410"
-        if is_down or is_gone or (group.code and group.code.replace("_", " ") in failures):
-            del left[group.fingerprint]
-            what = f"{counted(group.count, 'dead letter')} with {group.code or group.reason}"
-            card.steps.append(f"{what}: {group.advice}")
-            card.links[what], card.covers = path("dead-letters", group.fingerprint), card.covers | _OF_DEAD
-    return card
+    links, covers = {}, _OF_OUTAGE | _RATES
+    for group in [each for each in left.values() if each.endpoint == of.name and _is_of(gate, each, now)]:
+        del left[group.fingerprint]
+        what = f"{counted(group.count, 'dead letter')} with {group.code or group.reason}"
+        steps.append(f"{what}: {group.advice}")
+        links[what], covers = path("dead-letters", group.fingerprint), covers | _OF_DEAD
+    return Card(level, title, why, fault, since, tuple(steps), (of.name,), links, covers=covers)
+
+
+def _is_of(gate: Gate, group: DeadLetterGroup, now: float) -> bool:
+    """Return whether the dead letters of a group have the same cause as the failures that the gate noticed."""
+    if gate.is_gone:
+        return group.code == "http_410"
+    if gate.state in ("probing", "paced") and group.category == "transient":
+        return True
+    is_of_outage = gate.state == "probing" and group.last_at >= gate.down_since and group.blame == "endpoint"
+    return is_of_outage or group.code in {each.code for each in gate.failing_at(now).values() if each.code}
 
 
 def _of_dead_letters(groups: Iterable[DeadLetterGroup]) -> Iterator[Card]:
     """Yield a card for each endpoint and code: its causes differ only in the text of the error."""
     alike: dict[tuple[str, str], list[DeadLetterGroup]] = {}
     for each in groups:
-        if each.reason != "cancelled":
-            alike.setdefault((each.endpoint, each.code or each.fingerprint), []).append(each)
+        alike.setdefault((each.endpoint, each.code or each.fingerprint), []).append(each)
     numbers = {key: sum(each.count for each in members) for key, members in alike.items()}
     for (endpoint, code), number in sorted(numbers.items(), key=lambda item: -item[1]):
         members = alike[endpoint, code]
@@ -174,41 +183,36 @@ def _of_dead_letters(groups: Iterable[DeadLetterGroup]) -> Iterator[Card]:
         first_at = min(each.first_at for each in members)
         links = {counted(len(members), "cause"): one if len(members) == 1 else many}
         yield Card(
-            "bad", title, why, fault, first_at, [first.advice], [endpoint], links, covers=_OF_DEAD | _RATES
+            "bad", title, why, fault, first_at, (first.advice,), (endpoint,), links, covers=_OF_DEAD | _RATES
         )
 
 
 def _late(endpoints: list[EndpointStatus], now: float) -> Iterator[Card]:
     oldest = {each.name: each.oldest_not_held_at or now for each in endpoints}
     if late := [each for each in endpoints if now - oldest[each.name] > LATE_SECONDS]:
-        names, since = [each.name for each in late], min(oldest[each.name] for each in late)
+        names, since = tuple(each.name for each in late), min(oldest[each.name] for each in late)
         title = f"Deliveries to {some(names, 3)} are late by {duration(now - since)}: {sum(each.due for each in late):,} due"
         why = "a drain sends, but more slowly than deliveries become due"
-        steps = [
-            f"raise what the endpoint gets (`resonant endpoint update {names[0]} --concurrency N`), or start more drains"
-        ]
+        step = f"raise what the endpoint gets (`resonant endpoint update {names[0]} --concurrency N`), or start more drains"
         links, covers = _runbook("Events arrive late"), frozenset({_A.DRAIN_SILENT, _A.LATENCY})
-        yield Card("warn", title, why, None, since, steps, names, links, covers=covers)
+        yield Card("warn", title, why, None, since, (step,), names, links, covers=covers)
 
 
-def _of_alerts(read: Overview, cards: list[Card]) -> list[Card]:
-    """Return a card for each alert that no other card explains, and add the other alerts to the cards."""
-    own = []
+def _with_alerts(cards: list[Card], read: Overview) -> list[Card]:
+    """Return the cards with the alerts that they explain, and a card for each other alert."""
+    explained, own = defaultdict[int, list[str]](list), []
     for key, at in sorted(read.raised.items(), key=lambda item: item[1]):
-        text = read.alert_texts[key]
-        if (
-            " of 0 attempts " in text
-        ):  # nothing was sent since, so it does not show whether the failures go on
+        finding = read.findings[key]
+        if not finding.is_measured:
             continue
-        if covering := next((each for each in cards if _covers(each, key)), None):
-            covering.alerts.append(f"{key.condition}: {text}")
+        covering = next((number for number, each in enumerate(cards) if _covers(each, key)), None)
+        if covering is not None:
+            explained[covering].append(f"{key.condition}: {finding.text}")
             continue
-        title, names = (
-            f"Alert {key.condition} for {key.endpoint or 'all endpoints'}",
-            list(filter(None, [key.endpoint])),
-        )
-        own.append(Card("warn", title, text, None, at, [], names, _runbook(_HEADINGS[key.condition])))
-    return own
+        title = f"Alert {key.condition} for {key.endpoint or 'all endpoints'}"
+        names, links = tuple(filter(None, [key.endpoint])), _runbook(_HEADINGS[key.condition])
+        own.append(Card("warn", title, finding.text, None, at, endpoints=names, links=links))
+    return [*(replace(each, alerts=tuple(explained[number])) for number, each in enumerate(cards)), *own]
 
 
 def _covers(card: Card, key: Key) -> bool:

@@ -197,9 +197,9 @@ class EndpointGate:
         reserved: dict[str | None, Gate] = {}
         for name, each in failing.items():
             if _is_due(each.probe_at, now, _LATEST_PROBE_SECONDS):
-                failure = self._types.failure(name) or each.failure
-                probe_at = self._next_probe(each.since, now)
-                tried = replace(each, failure=failure, probe_at=probe_at, tried_at=now)
+                tried = replace(each, probe_at=self._next_probe(each.since, now), tried_at=now)
+                if last := self._types.failure(name):
+                    tried = replace(tried, failure=last.failure, code=last.code)
                 reserved[name] = self.row.with_failing((failing | {name: tried}).values())
         tried_at = {name: each.tried_at for name, each in failing.items()}
         return Probe(self.row, reserved, tried_at, now) if reserved else None
@@ -314,7 +314,8 @@ class EndpointGate:
             return False
         if self._types.is_to_hold(name) and len(self.failing()) < MOST_FAILING:
             since = self._types.since(name)
-            self._found[name] = FailingType(name, since, answer.failure, self._next_probe(since, now), now)
+            probe_at = self._next_probe(since, now)
+            self._found[name] = FailingType(name, since, answer.failure, probe_at, now, answer.code)
             if self._pace is not None:
                 self._pace.forget_failures()
         return True

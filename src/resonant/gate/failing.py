@@ -30,7 +30,7 @@ class _Streak:
     failed_before: int
     failures: int = 0
     last_at: float = -inf
-    failure: str = ""
+    failure: Answer | None = None
     deliveries: set[int] = field(default_factory=set)
 
 
@@ -66,7 +66,7 @@ class TypeFailures:
             streak = _Streak(now, min(share, _MOST_USUAL), self._worked, self._failed)
             self._streaks[name] = streak
         if streak is not None:
-            streak.failures, streak.last_at, streak.failure = streak.failures + 1, now, answer.failure
+            streak.failures, streak.last_at, streak.failure = streak.failures + 1, now, answer
             if len(streak.deliveries) < _MOST_DELIVERIES and not answer.is_refusal:
                 streak.deliveries.add(answer.delivery_id)
 
@@ -87,9 +87,9 @@ class TypeFailures:
         """Return when a type that fails began to fail."""
         return self._streaks[event_type].since
 
-    def failure(self, event_type: str) -> str:
-        """Return the last failure of a type; empty if this process knows none."""
-        return streak.failure if (streak := self._streaks.get(event_type)) else ""
+    def failure(self, event_type: str) -> Answer | None:
+        """Return the last failure of a type; None if this process knows none."""
+        return streak.failure if (streak := self._streaks.get(event_type)) else None
 
     def last_failures(self) -> dict[str, float]:
         """Return the time of the last failure of each failing type."""

@@ -52,6 +52,7 @@ class Answer:
         duration: how long the request took, without the lag of this process, in seconds.
         delivery_id: identifies repeated 500s of one delivery, which do not indicate an outage.
         event_type: the type of the event.
+        code: the code of the failure; empty if it was delivered.
         is_local: whether the failure is on the sender's side; the gate ignores it.
         is_gone: whether the endpoint answered 410.
         retry_after: the Retry-After, in seconds.
@@ -70,6 +71,7 @@ class Answer:
 
     def __post_init__(self) -> None:
         verdict, status_code = self.verdict, self.status_code
+        self.code = "" if verdict is None else verdict.code
         self.is_local = verdict is not None and verdict.blame == "local"
         self.is_gone = verdict is not None and verdict.gone
         self.retry_after = None if verdict is None else verdict.retry_after
@@ -83,11 +85,10 @@ class Answer:
     @property
     def failure(self) -> str:
         """The failure in a few words, without text of the receiver; empty if it was delivered."""
-        code = "" if self.verdict is None else self.verdict.code
         return (
             f"no answer within {self.duration:.1f} s".replace(".0 s", " s")
-            if code in _TIMEOUTS
-            else code.replace("_", " ")
+            if self.code in _TIMEOUTS
+            else self.code.replace("_", " ")
         )
 
 

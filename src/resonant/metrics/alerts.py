@@ -179,6 +179,7 @@ class Finding:
         value: the measured value.
         threshold: the threshold that the value is compared with.
         text: describes both, without secrets and ids.
+        is_measured: False if nothing was sent, so that the value does not show whether the failures go on.
     """
 
     key: Key
@@ -186,6 +187,7 @@ class Finding:
     value: float
     threshold: float
     text: str
+    is_measured: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ excludes endpoints that get only probes.
 
 from collections import defaultdict
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from sqlalchemy import Connection, func, select
 
@@ -178,8 +178,10 @@ def evaluate(
 
 def describe(
     connection: Connection, raised: Collection[Key], settings: Settings, *, now: float
-) -> dict[Key, str]:
-    """Return the current number and the threshold of each active alert; if the number is unknown, only the threshold.
+) -> dict[Key, Finding]:
+    """Return the current finding of each active alert, whose text does not name the endpoint.
+
+    If the number is unknown, the text has only the threshold.
 
     Args:
         settings: provide the limits of the conditions.
@@ -188,8 +190,12 @@ def describe(
     activity = read_activity(connection, now=now, window=settings.alert_window_seconds)
     found = evaluate(read_totals(connection, now=now), activity, settings, now, {})
     # The max_age of held deliveries is part of the policies, which the store does not have.
-    current = {each.key: each.text for each in found if each.key.condition is not AlertCondition.HELD}
-    return {key: current.get(key, begins[key.condition]).removeprefix(f"{key.endpoint}: ") for key in raised}
+    current = {
+        each.key: replace(each, text=each.text.removeprefix(f"{each.key.endpoint}: "))
+        for each in found
+        if each.key.condition is not AlertCondition.HELD
+    }
+    return {key: current.get(key) or Finding(key, None, 0.0, 0.0, begins[key.condition]) for key in raised}
 
 
 def _error_rate(endpoint: str, counts: WindowCounts, settings: Settings) -> Finding:
@@ -199,7 +205,8 @@ def _error_rate(endpoint: str, counts: WindowCounts, settings: Settings) -> Find
         is_bad = None
     share = f"{value:.0%} of {counts.attempts} attempts in {settings.alert_window_minutes:g} minutes"
     text = f"{endpoint}: {share} failed, the limit is {limit:.0%}"
-    return Finding(Key(AlertCondition.ERROR_RATE, endpoint), is_bad, value, limit, text)
+    key = Key(AlertCondition.ERROR_RATE, endpoint)
+    return Finding(key, is_bad, value, limit, text, is_measured=counts.attempts > 0)
 
 
 def _dead_letters(endpoint: str, counts: WindowCounts, settings: Settings) -> Finding:
@@ -250,7 +257,8 @@ def _retries(sent: list[WindowCounts], settings: Settings) -> Finding:
     is_bad = _all(_has_reached(attempts, MANY_ATTEMPTS), _is_above(value, limit))
     share = f"{value:.0%} of {attempts} attempts in {settings.alert_window_minutes:g} minutes"
     text = f"{share} were followed by a retry, the limit is {limit:.0%}"
-    return Finding(Key(AlertCondition.RETRIES, ALL_ENDPOINTS), is_bad, value, limit, text)
+    key = Key(AlertCondition.RETRIES, ALL_ENDPOINTS)
+    return Finding(key, is_bad, value, limit, text, is_measured=attempts > 0)
 
 
 def _clocks(totals: Totals) -> Finding:

@@ -3,13 +3,16 @@
 import argparse
 import asyncio
 import contextlib
+import os
 import pkgutil
 import signal
 import ssl
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
 from typing import Any, NoReturn
 
 from resonant.testing.actions import Action
@@ -22,6 +25,7 @@ _FLAWS = {flaw.replace("_", "-"): flaw for flaw in FLAWS}
 _LAST_PORT = 65535
 _FAILED, _MISUSED = 1, 2
 _SHOWN_BYTES = 200
+_LAST_LINES_SECONDS = 2.0
 
 
 class _CannotStart(Exception):
@@ -36,36 +40,56 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a receiver until SIGTERM or SIGINT. Print its URL, and on a terminal one line per request."""
+    """Run a receiver until SIGTERM or SIGINT. Print its URL, and then one line for each request."""
     parser = _parser()
     options = parser.parse_args(arguments)
     if options.ca_file and not options.tls:
         parser.error("--ca-file needs --tls")
     try:
-        receiver = Receiver(
-            options.script,
-            port=options.port,
-            journal_path=options.journal,
-            tls=_tls(options.tls, options.ca_file) if options.tls else None,
-            connection=options.connection,
-            on_received=_show if sys.stdout.isatty() else None,
-        )
-        asyncio.run(_run(receiver))
+        with _printing() as show:
+            receiver = Receiver(
+                options.script,
+                port=options.port,
+                journal_path=options.journal,
+                tls=_tls(options.tls, options.ca_file) if options.tls else None,
+                connection=options.connection,
+                on_received=show,
+            )
+            asyncio.run(_run(receiver))
     except _CannotStart as error:
         parser.exit(_FAILED, f"{parser.prog}: {error}\n")
 
 
-def _show(received: Received) -> None:
-    """Print a request on one line: time, event, answer, data."""
+@contextlib.contextmanager
+def _printing() -> Iterator[Callable[[Received], None]]:
+    """Yield a function that prints a request, in a thread: if nobody reads the output, requests are answered all the same."""
+    received = SimpleQueue[Received | None]()
+
+    def write() -> None:
+        with contextlib.suppress(OSError):  # the reader has gone
+            while (each := received.get()) is not None:
+                os.write(
+                    sys.stdout.fileno(), f"{_line(each)}\n".encode(sys.stdout.encoding, "backslashreplace")
+                )
+
+    writer = Thread(target=write, daemon=True)
+    writer.start()
+    try:
+        yield received.put
+    finally:
+        received.put(None)
+        writer.join(_LAST_LINES_SECONDS)
+
+
+def _line(received: Received) -> str:
+    """Return a request on one line: time, event, answer, data."""
     at = time.strftime("%H:%M:%S", time.localtime(received.received_at))
     event = f"{received.webhook_id or '-'}  {received.event_type or '-'}"
     answered = f"try {received.try_number} -> {received.status or received.action}"
     body = received.body[:_SHOWN_BYTES].decode(errors="replace")
     line = f"{at}  {event}  {answered}  {body}"
     # Escaped, since a request may contain control characters.
-    shown = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in line)
-    sys.stdout.write(f"{shown}\n")
-    sys.stdout.flush()
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in line)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -20,9 +20,9 @@ def set_gate(desk, endpoint="orders", state="probing", **values):
     desk.write(change_gate, GateChange(Gate(endpoint), Gate(endpoint, state, **values), at=now))
 
 
-def fail_type(desk, event_type, endpoint="orders", failure="http 500"):
+def fail_type(desk, event_type, endpoint="orders", failure="http 500", code="http_500"):
     now = desk.clock()
-    types = (FailingType(event_type, now - 3600, failure, now, now),)
+    types = (FailingType(event_type, now - 3600, failure, now, now, code),)
     set_gate(desk, endpoint, "normal", reason=None, failing_since=None, failing=types)
 
 

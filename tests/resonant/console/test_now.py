@@ -103,6 +103,38 @@ def test_a_failing_type_is_a_card_apart_from_another_cause_of_its_endpoint(pages
     ]
 
 
+def test_a_failing_type_and_dead_letters_with_the_code_of_its_failure_are_one_card(pages):
+    drain(pages.desk)
+    fail_type(pages.desk, "invoice.made", failure="no answer within 15 s", code="read_timeout")
+    bury(pages.desk, "e1", code="read_timeout", category="transient", status_code=None)
+    [card] = pages.json("/")["urgent"]
+    assert card["title"] == "invoice.made has failed at orders for 1 h: 0 held"
+    assert "1 dead letter with read_timeout" in card["steps"][1]
+
+
+@pytest.mark.parametrize(("since", "cards"), [(0, 1), (1, 2)])
+def test_permanent_failures_during_an_outage_are_on_its_card(pages, since, cards):
+    drain(pages.desk)
+    bury(pages.desk, "e1", code="tls_certificate", status_code=None)
+    set_gate(pages.desk, reason="20 failures in a row", failing_since=pages.desk.clock() + since)
+    assert len(titles(pages)) == cards
+
+
+def test_the_words_of_operators_and_of_event_types_decide_nothing(pages):
+    drain(pages.desk)
+    bury(pages.desk, "e1")
+    set_gate(pages.desk, state="paused", paused_by="zoe", reason="until http 400 is mended")
+    assert titles(pages) == [
+        "orders has been paused for 2 h: 0 held",
+        "1 dead letter to orders: http_400",
+    ]
+    bury(pages.desk, "e2", endpoint="crm")
+    fail_type(pages.desk, "none of 0 attempts made", endpoint="crm")
+    raise_alert(pages.desk, "failing_types", "crm")
+    [card] = [each for each in pages.json("/")["urgent"] if each["alerts"]]
+    assert card["title"] == "none of 0 attempts made has failed at crm for 1 h: 0 held"
+
+
 def test_causes_with_one_code_are_one_card_and_acknowledged_ones_none(pages):
     drain(pages.desk)
     began = rfc3339(pages.desk.clock())
@@ -137,6 +169,17 @@ def test_an_alert_alone_links_the_runbook_and_one_about_nothing_is_left_out(page
     [card] = pages.json("/")["urgent"]
     assert card["title"] == "Alert latency for orders"
     assert card["links"]["runbook: An endpoint is slow"].endswith("docs/runbook.md#an-endpoint-is-slow")
+
+
+def test_each_problem_of_the_database_has_its_own_links(pages):
+    drain(pages.desk)
+    pages.desk.enqueue("e1")
+    pages.desk.execute("UPDATE resonant_acceptances SET count = 2")
+    pages.console.store.durability_problem = "fsync is off"
+    unsafe, balance = pages.json("/")["urgent"]
+    assert (unsafe["title"], unsafe["links"]) == ("The database may lose commits", {})
+    assert balance["title"] == "The balance is wrong"
+    assert balance["links"]["runbook: The balance is wrong"].endswith("#the-balance-is-wrong")
 
 
 def test_the_status_is_that_of_the_command(pages):

@@ -46,6 +46,7 @@ class TestFinding:
         process.answer(bad(5, None, code="timeout", duration=15.0), 101)
         [found] = row.gate.failing
         assert (found.event_type, found.since, found.failure) == ("bad", 100, "no answer within 15 s")
+        assert found.code == "timeout"
         assert row.gate.state == "normal"
         assert not process.may_send(101, event_type="bad")
         assert process.may_send(101, event_type="good")

@@ -1,6 +1,7 @@
 """The test receiver as a process of its own."""
 
 import os
+import select
 import signal
 import ssl
 import subprocess
@@ -21,11 +22,11 @@ from support.talking import refusal
 
 @contextmanager
 def receiver_process(folder, *options):
-    """Run a receiver as a process of its own, in a folder where its modules are found, and give its URL."""
+    """Run a receiver as a process of its own, in a folder where its modules are found; give its URL, and the pipe of its lines."""
     command = [sys.executable, "-m", "resonant.testing", *options]
     with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True) as process:
         try:
-            yield process.stdout.readline().strip()
+            yield process.stdout.readline().strip(), process.stdout
         finally:
             process.terminate()
     assert process.returncode == 0
@@ -52,12 +53,31 @@ def test_it_runs_as_a_process_until_a_signal(tmp_path):
             assert read_journal(journal)[-1].webhook_id == script
             process.send_signal(number)
             rest, complaints = process.communicate(timeout=60)
-        assert (process.returncode, rest, complaints) == (0, "", "")
+        assert (process.returncode, rest.count("\n"), complaints) == (0, 1, "")
+        assert f"  {script}  -  try 1 -> {status}  " in rest
+
+
+def test_it_prints_a_line_for_each_request_into_a_pipe_at_once(tmp_path):
+    with receiver_process(tmp_path) as (url, lines):
+        headers = {"webhook-id": "order-1", "ce-type": "order.paid"}
+        httpx.post(url, headers=headers, content=b'{"total":10}\x1b', trust_env=False)
+        assert select.select([lines], [], [], 60)[0], "no line"
+        line = lines.readline()
+    assert line.split("  ", 1)[1] == 'order-1  order.paid  try 1 -> 200  {"total":10}\\x1b\n'
+
+
+@pytest.mark.parametrize("closes", [True, False], ids=["has gone", "does not read"])
+def test_it_answers_although_the_reader_of_its_lines(tmp_path, closes):
+    with receiver_process(tmp_path) as (url, lines), httpx.Client(trust_env=False) as client:
+        if closes:
+            lines.close()
+        # A pipe of Linux takes 64 KiB.
+        assert {client.post(url, content=b"x" * 200).status_code for _ in range(400)} == {200}
 
 
 @pytest.mark.parametrize("certificate", ["valid", "wrong-name"])
 def test_the_process_speaks_tls_with_the_given_certificate(tmp_path, certificate):
-    with receiver_process(tmp_path, "--tls", certificate, "--ca-file", "ca.pem") as url:
+    with receiver_process(tmp_path, "--tls", certificate, "--ca-file", "ca.pem") as (url, _):
         assert url.startswith("https://127.0.0.1:")
         trust = ssl.create_default_context(cafile=tmp_path / "ca.pem")
         if certificate == "valid":
@@ -71,7 +91,7 @@ def test_the_process_takes_a_script_for_its_connections(tmp_path):
     (tmp_path / "mine.py").write_text(
         "from resonant.testing import garbage\nfirst_is_garbage = {1: garbage()}.get\n"
     )
-    with receiver_process(tmp_path, "--connection", "mine:first_is_garbage") as url:
+    with receiver_process(tmp_path, "--connection", "mine:first_is_garbage") as (url, _):
         with pytest.raises(httpx.TransportError):
             patient.post(url)
         assert patient.post(url).status_code == 200

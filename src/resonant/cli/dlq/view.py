@@ -138,4 +138,5 @@ def groups(*, now: float) -> View[DeadLetterGroup]:
             "what to do": lambda group: next_step(group).removeprefix("next: "),
         },
         cards=cards,
+        fits=True,
     )

@@ -13,7 +13,7 @@ from resonant.display import ago, counted, some
 from resonant.gate.words import advice, described
 
 if TYPE_CHECKING:
-    from resonant.metrics.alerts import Key
+    from resonant.metrics.alerts import Finding, Key
     from resonant.settings import Settings
     from resonant.store.views.endpoint_problems import EndpointProblem
     from resonant.store.views.endpoint_status import EndpointStatus, Governed
@@ -99,14 +99,14 @@ def paused_lines(warnings: Mapping[str, Sequence[str]]) -> Iterator[str]:
     yield from _line_of_others(list(alike), "warning", "warnings")
 
 
-def alert_lines(raised: Mapping[Key, float], texts: Mapping[Key, str], *, now: float) -> Iterator[str]:
+def alert_lines(raised: Mapping[Key, float], findings: Mapping[Key, Finding], *, now: float) -> Iterator[str]:
     """Yield a line about each active alert with its number, the longest active first."""
     from resonant.metrics.alerts import ALL_ENDPOINTS
 
     longest = sorted(raised.items(), key=lambda item: (item[1], item[0]))
     for key, at in longest[:_MOST_ROWS]:
         where = "all endpoints" if key.endpoint == ALL_ENDPOINTS else key.endpoint
-        yield f"alert {key.condition} for {where}, raised {ago(now - at)}, now: {texts[key]}"
+        yield f"alert {key.condition} for {where}, raised {ago(now - at)}, now: {findings[key].text}"
     yield from _line_of_others(longest, "alert is active", "alerts are active")
 
 

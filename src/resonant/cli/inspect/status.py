@@ -90,7 +90,7 @@ def _write_status(status: Overview, page: list[str], paused: _Paused, *, now: fl
     screen.write(f"balanced: {balanced}; {next_step(found, now=now, is_sent=is_sent)}")
     counts = [*_count_lines(found, now=now), *page]
     wrong = [
-        *overview.alert_lines(status.raised, status.alert_texts, now=now),
+        *overview.alert_lines(status.raised, status.findings, now=now),
         *overview.gate_lines(found.governed, now=now, sent=status.sent),
         *overview.problem_lines(found.endpoint_problems, now=now),
         *overview.paused_lines(paused.warnings),

@@ -21,18 +21,20 @@ from resonant.store.views.unfinished import waiting_at
 from resonant.suggestions import did_you_mean
 
 ROWS = 50
+LEVELS = {"delivered": "ok", "dead_letter": "bad"}
 _EXPORTED_ROWS = 10_000
 _PAGE_SECONDS, _EXPORT_SECONDS = 0.07, 5.0
 
 
 class Row(NamedTuple):
-    """A row of a list: one delivery; ``at`` is its next attempt or its end."""
+    """A row of a list: one delivery; ``state`` is its status in words, ``at`` its next attempt or its end."""
 
     event_id: str
     source: str
     event_type: str
     endpoint: str
-    status: str
+    level: str
+    state: str
     attempts: int
     failure: str
     at: float | None
@@ -117,7 +119,8 @@ def list_deliveries(
     listed, made = [], []
     for each, word, at, answer, document in _read(connection, found.positions[:rows], status, asked.now):
         shows = asked.console.shows_bodies
-        listed.append(_row(each, word, at, answer if shows else None))
+        level = LEVELS.get(status or "", "warn" if each.attempts else "")
+        listed.append(_row(each, level, word, at, answer if shows else None))
         made.append(document if shows or "answer" not in document else document | {"answer": None})
     goes_on = len(found.positions) > rows
     last = found.positions[rows - 1] if goes_on else found.stopped_at
@@ -144,7 +147,7 @@ def _read(
             yield of, word, of.next_attempt_at or row.position.at, row.answered.answer, document
 
 
-def _row(found: Any, word: str, at: float | None, answer: str | None) -> Row:
+def _row(found: Any, level: str, word: str, at: float | None, answer: str | None) -> Row:
     error = found.error or found.error_type
     is_failed = bool(found.code or error)
     failure = (
@@ -157,6 +160,7 @@ def _row(found: Any, word: str, at: float | None, answer: str | None) -> Row:
         found.source,
         found.event_type,
         found.endpoint,
+        level,
         word,
         found.attempts,
         shortened(failure),

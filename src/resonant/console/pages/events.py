@@ -8,6 +8,7 @@ from sqlalchemy import Connection
 
 from resonant import documents
 from resonant.console.asked import Asked, Page, path
+from resonant.console.pages.deliveries import LEVELS
 from resonant.delivery.wording import facts, laid_out, next_step, state
 from resonant.display import hexdump
 from resonant.events import Delivery, Event
@@ -21,7 +22,6 @@ from resonant.store.views.selection import Selection
 
 _MOST_ATTEMPTS, _MOST_DELIVERIES = 100, 100
 _MOST_CHARACTERS, _MOST_BYTES = 65_536, 4_096
-_KINDS = {"delivered": "ok", "dead_letter": "bad"}
 
 
 def event(connection: Connection, asked: Asked) -> Page:
@@ -40,7 +40,7 @@ def event(connection: Connection, asked: Asked) -> Page:
     views = [
         {
             "delivery": delivery,
-            "kind": _KINDS.get(delivery.status, "warn"),
+            "kind": LEVELS.get(delivery.status, "warn"),
             "state": state(delivery, holds.why(delivery.endpoint, found.event.type), asked.now),
             "left_out": 0 if shown else max(0, len(attempts) - _MOST_ATTEMPTS),
             "attempts": [

@@ -58,6 +58,7 @@ class FailingType:
         failure: the last failure in a few words, without text of the receiver.
         probe_at: when the next probe is due.
         tried_at: when it last failed, or was last probed.
+        code: the code of the last failure.
     """
 
     event_type: str
@@ -65,6 +66,7 @@ class FailingType:
     failure: str
     probe_at: float
     tried_at: float
+    code: str = ""
 
     def has_failed_for_long(self, now: float) -> bool:
         """Return whether a run does not wait for the deliveries of this type."""

@@ -7,6 +7,7 @@ from dataclasses import replace
 from itertools import chain
 
 import pytest
+from rich.cells import cell_len
 
 from resonant.dead_letters.advice import advise
 from resonant.delivery.retry import GiveUp, Park, Retry
@@ -269,6 +270,21 @@ def test_groups_are_the_largest_first_with_their_advice(resonant, groups):
         "3 dead letters to billing last 1 h ago, first 3 h ago exhausted, http 503: no answer within <n> s "
         f"next: {UNAVAILABLE_ADVICE} example: evt_busy_2, cause: {cause}"
     )
+
+
+def test_groups_fit_80_columns_and_nothing_is_left_out(resonant, worker):
+    endpoint = "partner-webhooks-production-eu-west-1-" + "customer-facing-orders-" * 2 + "v2"
+    code, example, answer = "tls_client_certificate", "0190a3c2-" * 20, '{"error":"' + "x" * 100 + '"}'
+    japanese = "受信者はこのイベントを処理できませんでした。" * 3
+    worker.bury(example, endpoint=endpoint, **REJECTED | {"code": code, "excerpt": answer})
+    worker.bury(*(f"evt_{number}" for number in range(1_000)), **PERMANENT | {"error": japanese})
+
+    screen = resonant.on_a_terminal("dlq", "--group")
+
+    assert max(map(cell_len, screen.splitlines())) == 80
+    shown, causes = "".join(screen.split()), [each["fingerprint"] for each in resonant.json("dlq", "--group")]
+    for text in ("1,000deadletters", endpoint, code, example, answer, japanese, *causes):
+        assert text in shown, text
 
 
 def test_a_delivery_cancelled_before_an_attempt_shows_its_reason_and_no_failure(resonant, worker):
