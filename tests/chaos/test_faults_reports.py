@@ -4,6 +4,7 @@ In the long form alone: ``tests/flows/test_reports.py`` tests the flow, ``tests/
 """
 
 import asyncio
+import os
 import random
 import subprocess
 import sys
@@ -146,7 +147,7 @@ def start_two(server, machine, receiver, rng):
     "fault", [kill_server, kill_drain, kill_report, stop_receiver, start_two], ids=lambda each: each.__name__
 )
 def test_each_failed_run_is_stored_and_delivered_once(fault, server, machine, sqlite_url, receiver):
-    flow_name, rng = new_flow_name(), random.Random()
+    flow_name, rng = new_flow_name(), random.Random(os.environ["RESONANT_CHAOS_SEED"])
     asyncio.run(begin_to_watch(sqlite_url, flow_name))
     receiver.mark()
     expected = fail_runs(server, flow_name, rng)
@@ -166,7 +167,7 @@ def test_a_server_that_is_away_while_another_one_reports_loses_no_failed_run(
     """The runs that failed before a report are settled at once, as after ten minutes."""
     home = tmp_path / "other"
     home.mkdir()
-    flow_name, rng = new_flow_name(), random.Random()
+    flow_name, rng = new_flow_name(), random.Random(os.environ["RESONANT_CHAOS_SEED"])
     receiver.mark()
     with own_prefect(tmp_path / "other-prefect") as other_server:
         other_machine = machine_at(home, sqlite_url, other_server, receiver)

@@ -111,10 +111,10 @@ async def test_deliveries_are_claimed_ahead_and_many_at_once(tmp_path, without_p
     async def send(event):
         if event.id == first:
             await until(lambda: len(sent) == 399)
-        await asyncio.sleep(random.random() / 100)
+        await asyncio.sleep(rng.random() / 100)
         sent.append(event.id)
 
-    sent, claims = [], []
+    sent, claims, rng = [], [], random.Random(7)
     async with scene(tmp_path, orders=send, limits=Limits(concurrency=20), due=400) as worker:
         first, *_ = worker.ids
         with listening("before_cursor_execute", note_claims):
