@@ -30,7 +30,7 @@ from support.waiting import wait_until
 
 STOP_SECONDS = 120.0
 WORKER = ("prefect", "worker", "start", "--pool", "resonant", "--name", "resonant-up")
-_RUN_SECONDS = 120.0
+_RUN_SECONDS = 240.0
 _FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 
 
@@ -255,7 +255,7 @@ class Up:
         )
 
 
-def finished(process: subprocess.Popen[str], patience: float = 120) -> subprocess.CompletedProcess[str]:
+def finished(process: subprocess.Popen[str], patience: float = 240) -> subprocess.CompletedProcess[str]:
     """Wait for the end of a command."""
     said, errors = process.communicate(timeout=patience)
     return subprocess.CompletedProcess(process.args, process.returncode, said, errors)

@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 import trustme
 
+from support import patient
 from support.failures import show_on_failure
 from support.pages import PROJECT
 from support.ports import free_port, listens
@@ -59,7 +60,7 @@ class Nginx:
 
     def client(self) -> httpx.Client:
         """Return a client for it."""
-        return httpx.Client(base_url=self.url, verify=self.tls, trust_env=False, timeout=60)
+        return patient.Client(base_url=self.url, verify=self.tls)
 
 
 @contextmanager

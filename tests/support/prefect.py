@@ -17,12 +17,11 @@ from resonant.settings import Settings
 from support.failures import show_on_failure
 from support.ports import free_port
 from support.prefect_database import give_prefect_database
-from support.waiting import wait_until
+from support.waiting import PATIENCE_SECONDS, wait_until
 
 T = TypeVar("T")
 
 _BUSY = 503
-_PATIENCE_SECONDS = 60.0
 _START_SECONDS = 240.0
 _PAUSE_SECONDS = 0.2
 
@@ -57,7 +56,7 @@ class _Patient(httpx.HTTPTransport):
     """Retries while the server answers 503: its SQLite allows one writer at a time."""
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
-        give_up_at = time.monotonic() + _PATIENCE_SECONDS
+        give_up_at = time.monotonic() + PATIENCE_SECONDS
         while (
             response := super().handle_request(request)
         ).status_code == _BUSY and time.monotonic() < give_up_at:
@@ -69,7 +68,7 @@ class _Patient(httpx.HTTPTransport):
 def patient_client(api_url: str, **options) -> httpx.Client:
     """Return a client that waits while the server is busy, and raises on error statuses unless ``event_hooks`` is empty."""
     hooks = {"response": [httpx.Response.raise_for_status]}
-    given = {"timeout": 30, "event_hooks": hooks} | options
+    given = {"timeout": PATIENCE_SECONDS, "event_hooks": hooks} | options
     return httpx.Client(base_url=api_url, transport=_Patient(), **given)
 
 

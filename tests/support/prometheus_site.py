@@ -19,11 +19,12 @@ from resonant.events import Event, Lease
 from resonant.store.shared.gates import FailingType, GateChange, change_gate, read_gate
 from resonant.store.views.selection import Selection
 from resonant.testing import FixedClock
+from support import patient
 from support.desk import Desk, opened_desk
 from support.failures import show_on_failure
 from support.machine import Machine
 from support.ports import free_port
-from support.waiting import wait_until
+from support.waiting import PATIENCE_SECONDS, wait_until
 
 PROJECT = Path(__file__).parents[2]
 RULES = PROJECT / "deployments" / "prometheus"
@@ -54,7 +55,7 @@ class Prometheus:
 
     def __init__(self, url: str) -> None:
         self.at: float | None = None
-        self._client = httpx.Client(base_url=url, timeout=30)
+        self._client = patient.Client(base_url=url)
 
     def get(self, path: str, **parameters: Any) -> Any:
         answer = self._client.get(f"/api/v1/{path}", params=parameters).json()
@@ -305,4 +306,4 @@ SUMS = {
 
 def _stop(process: subprocess.Popen[str]) -> None:
     process.terminate()
-    process.communicate(timeout=60)
+    process.communicate(timeout=PATIENCE_SECONDS)
