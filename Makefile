@@ -3,6 +3,8 @@
 
 PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3 python; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
+FIND_PYTHON = test -n "$(PYTHON)" || { echo "Python 3.11 or newer is required, but was not found: install it, or run make PYTHON=/path/to/python"; exit 1; }
+NO_VENV = { echo "on Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
 BIN := .venv/bin
 
 .PHONY: setup demo test test-all test-fast sdks lint docs docs-serve reference wheel release simulate bench chaos audit clean help
@@ -13,14 +15,14 @@ help:  ## show this
 setup: .venv/ready  ## create .venv with all dependencies; quick if it is up to date
 
 .venv/ready: requirements.txt pyproject.toml
-	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is required, but was not found: install it, or run make PYTHON=/path/to/python"; exit 1; }
+	@$(FIND_PYTHON)
 	@echo "setting up .venv (a minute or two, once)"
 	@if command -v uv >/dev/null 2>&1; then \
 		test -x $(BIN)/python || uv venv --quiet --python "$$(command -v $(PYTHON))" .venv; \
 		uv pip install --quiet --python $(BIN)/python -r requirements.txt && \
 		uv pip install --quiet --python $(BIN)/python --no-build-isolation --no-deps -e .; \
 	else \
-		test -x $(BIN)/pip || $(PYTHON) -m venv .venv || { echo "on Debian and Ubuntu: apt-get install python3-venv"; exit 1; }; \
+		test -x $(BIN)/pip || $(PYTHON) -m venv .venv || $(NO_VENV); \
 		$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements.txt && \
 		$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .; \
 	fi
@@ -70,12 +72,12 @@ reference: setup  ## regenerate docs/reference/ from the code
 	@$(BIN)/python -m docs.generate
 
 # Extras of pyproject.toml that are installed on demand.
-.venv/bench-ready .venv/docs-ready .venv/release-ready: .venv/%-ready: .venv/constraints.txt
+.venv/bench-ready .venv/docs-ready .venv/release-ready: .venv/%-ready: .venv/ready build/constraints.txt
 	@echo "installing what make $* needs (once)"
 	@if command -v uv >/dev/null 2>&1; then \
-		uv pip install --quiet --python $(BIN)/python -c .venv/constraints.txt -e '.[$*]'; \
+		uv pip install --quiet --python $(BIN)/python -c build/constraints.txt -e '.[$*]'; \
 	else \
-		$(BIN)/python -m pip install --quiet --disable-pip-version-check -c .venv/constraints.txt -e '.[$*]'; \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check -c build/constraints.txt -e '.[$*]'; \
 	fi
 	@touch $@
 
@@ -95,9 +97,22 @@ build/sdks/ready: .venv/ready $(SDKS)/package-lock.json $(SDKS)/requirements.txt
 	fi
 	@touch $@
 
-wheel: setup  ## build the wheel and the sdist in dist/ from tracked files
+wheel: build/hatchling/ready  ## build the wheel and the sdist in dist/ from tracked files
 	@rm -rf dist
-	@$(BIN)/python -m hatchling build -t sdist -t wheel
+	@build/hatchling/bin/python -m hatchling build -t sdist -t wheel
+
+# An environment of its own, since users build the wheel, and need no environment with all dependencies for it.
+build/hatchling/ready: build/constraints.txt
+	@$(FIND_PYTHON)
+	@rm -rf $(@D)
+	@if command -v uv >/dev/null 2>&1; then \
+		uv venv --quiet --python "$$(command -v $(PYTHON))" $(@D) && \
+		uv pip install --quiet --python $(@D)/bin/python -c build/constraints.txt hatchling; \
+	else \
+		$(PYTHON) -m venv $(@D) || $(NO_VENV); \
+		$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -c build/constraints.txt hatchling; \
+	fi
+	@touch $@
 
 # The same commit gives the same files: hatchling sets every time in them to a fixed one. The bill of materials lists the
 # versions of requirements.txt, with which the tests ran.
@@ -108,11 +123,11 @@ release: .venv/release-ready  ## build and check the files of a release: make re
 	@$(BIN)/twine check --strict dist/*
 	@if command -v uv >/dev/null 2>&1; then \
 		uv venv --quiet --python $(BIN)/python $(RELEASE)/env && \
-		uv pip install --quiet --python $(RELEASE)/env/bin/python -c .venv/constraints.txt dist/*.whl; \
+		uv pip install --quiet --python $(RELEASE)/env/bin/python -c build/constraints.txt dist/*.whl; \
 	else \
 		$(BIN)/python -m venv --without-pip $(RELEASE)/env && \
 		$(BIN)/python -m pip --python $(RELEASE)/env/bin/python install --quiet --disable-pip-version-check \
-			-c .venv/constraints.txt dist/*.whl; \
+			-c build/constraints.txt dist/*.whl; \
 	fi
 	@$(RELEASE)/env/bin/resonant --version
 	@$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \
@@ -133,7 +148,8 @@ bench: .venv/bench-ready  ## run every benchmark; one also needs redis-server
 	@$(BIN)/python -m benches $(ARGS)
 
 # Hashes are removed: with them, pip would require hashes of all other packages too.
-.venv/constraints.txt: .venv/ready
+build/constraints.txt: requirements.txt
+	@mkdir -p build
 	@sed '/^ /d; s/ \\$$//' requirements.txt > $@
 
 audit: .venv/audit-ready  ## check requirements.txt for known vulnerabilities
@@ -144,11 +160,11 @@ audit: .venv/audit-ready  ## check requirements.txt for known vulnerabilities
 		*) echo "audit: not done: $$(printf '%s\n' "$$found" | tail -n 1 | cut -c 1-200)" ;; \
 	esac
 
-.venv/audit-ready: .venv/constraints.txt
+.venv/audit-ready: .venv/ready build/constraints.txt
 	@if command -v uv >/dev/null 2>&1; then \
-		uv pip install --quiet --python $(BIN)/python -c .venv/constraints.txt 'pip-audit>=2.9'; \
+		uv pip install --quiet --python $(BIN)/python -c build/constraints.txt 'pip-audit>=2.9'; \
 	else \
-		$(BIN)/python -m pip install --quiet --disable-pip-version-check -c .venv/constraints.txt 'pip-audit>=2.9'; \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check -c build/constraints.txt 'pip-audit>=2.9'; \
 	fi && touch $@ || true
 
 clean:  ## remove .venv, caches and builds

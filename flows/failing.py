@@ -9,6 +9,7 @@ from prefect.states import Failed
 
 from resonant.display import visible
 from resonant.errors import ResonantError
+from resonant.local.compatibility import cancelled_by_sigterm
 
 P = ParamSpec("P")
 
@@ -25,7 +26,8 @@ def fail_with_message(
     @functools.wraps(flow_function)
     async def run(*args: P.args, **kwargs: P.kwargs) -> State[None]:
         try:
-            state = await flow_function(*args, **kwargs)
+            with cancelled_by_sigterm():
+                state = await flow_function(*args, **kwargs)
         except ResonantError as error:
             state = Failed(message=str(error))
         if state.message:

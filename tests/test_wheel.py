@@ -6,6 +6,8 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from functools import partial
+from importlib.metadata import version
 
 import pytest
 
@@ -95,6 +97,27 @@ def test_an_sdist_has_no_stray_file_and_builds_the_same_wheel(checkout, wheel, t
     assert names - {"PKG-INFO"} <= set(tracked_files())
     [unpacked] = (tmp_path / "unpacked").iterdir()
     assert contents(build(unpacked, tmp_path / "wheel")) == contents(wheel)
+
+
+def test_make_builds_both_without_the_development_environment(tmp_path):
+    folder = clone(tmp_path / "checkout")
+    # Nothing can be installed. The environment with hatchling is the one that make would install.
+    environment = os.environ | {"PIP_NO_INDEX": "1", "UV_OFFLINE": "1"}
+    make = partial(subprocess.run, cwd=folder, env=environment, capture_output=True, text=True, check=True)
+    make(["make", "build/constraints.txt"])
+    new_environment(folder / "build" / "hatchling", "--without-pip")
+    (folder / "build" / "hatchling" / "ready").touch()
+    make(["make", "wheel"])
+    assert sorted(each.suffix for each in (folder / "dist").iterdir()) == [".gz", ".whl"]
+    assert not (folder / ".venv").exists()
+
+
+def test_the_version_of_hatchling_that_make_installs_is_the_tested_one(tmp_path):
+    folder = clone(tmp_path / "checkout")
+    subprocess.run(["make", "build/constraints.txt"], cwd=folder, check=True)
+    constraints = (folder / "build" / "constraints.txt").read_text().splitlines()
+    assert f"hatchling=={version('hatchling')}" in constraints
+    assert not any("--hash" in line for line in constraints), "pip would require them of all packages"
 
 
 def test_an_editable_install_adds_the_source_folder_and_no_copy(checkout, tmp_path):

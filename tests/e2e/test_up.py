@@ -370,11 +370,13 @@ def test_a_killed_up_leaves_no_process_and_the_next_one_closes_its_runs(up, up_m
 
 
 def test_sigterm_stops_everything_and_releases_deliveries(up, up_machine, draining):
-    family = up.family
+    log, family = up_machine.home / "resonant" / "prefect-worker.log", up.family
+    before = log.stat().st_size
     up.process.terminate()
 
     assert up.process.wait(STOP_SECONDS) == 0
     assert not alive(family)
+    assert "Traceback" not in log.read_bytes()[before:].decode()
     assert not (up_machine.home / "resonant" / "up.json").exists()
     assert list((up_machine.home / "resonant" / "tmp").iterdir()) == []
     said = up.noted_until()

@@ -18,11 +18,13 @@ Class attributes that Prefect asks authors of blocks to set, such as ``_block_ty
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import importlib
 import io
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -32,6 +34,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from resonant.dispatch.run.event_loop import FLOW_RUN
 from resonant.errors import PrefectChanged, SettingsError
 from resonant.local.project import project_directory
 from resonant.settings import first_problem
@@ -164,6 +167,38 @@ def send_logs_quietly() -> None:
             await self._client.request("POST", "/logs/", content=body, headers=json)
 
     set_api_log_sink(lambda log: QuietLogWorker.instance().send(log))
+
+
+@contextlib.contextmanager
+def cancelled_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM cancel the current task during the block, in a process that Prefect started for one flow run.
+
+    Prefect's handler raises an exception in whatever code runs. In the middle of a send, that would be a failure of the delivery;
+    while the event loop is idle, asyncio logs it. Prefect cancels a run only while the handler is the one in its module.
+    """
+    before: Any = signal.getsignal(signal.SIGTERM)
+    module, name = sys.modules.get(getattr(before, "__module__", "")), getattr(before, "__name__", "")
+    if FLOW_RUN not in os.environ or not (module and getattr(module, name, None) is before):
+        yield
+        return
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+
+    def cancel() -> None:
+        if task and not task.cancelling():  # once, so that another signal does not interrupt the cleanup
+            task.cancel()
+
+    def handle(*_: object) -> None:
+        loop.call_soon_threadsafe(cancel)
+
+    def use(handler: Any) -> None:
+        setattr(module, name, handler)
+        signal.signal(signal.SIGTERM, handler)
+
+    use(handle)
+    try:
+        yield
+    finally:
+        use(before)
 
 
 @cache

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import quote
 
+import psutil
+
 from resonant import output
 from resonant.errors import ResonantError, ServerError
 from resonant.files import atomic_file, make_private_folder, open_private
@@ -46,9 +48,9 @@ if TYPE_CHECKING:
 
     from resonant.settings import Settings
 
-# The sum of the limits for the runs (twice), the console, the worker, the server and the intake.
+# The sum of the limits for the runs (these two), the console, the worker, the server and the intake.
 _STOP_SECONDS = 50
-_CLOSE_SECONDS = 5.0
+_RUNS_SECONDS, _CLOSE_SECONDS = 10.0, 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,7 +276,7 @@ def _check_nothing_else_is_configured(server: Server) -> None:
 @contextlib.contextmanager
 def _ended_with_runs(parts: Parts, worker: Worker) -> Iterator[None]:
     """At the end of the block, end the parts, and cancel the runs of the worker, which release their leases."""
-    from prefect.states import Cancelled, Cancelling
+    from prefect.states import Cancelled
 
     try:
         yield
@@ -283,15 +285,44 @@ def _ended_with_runs(parts: Parts, worker: Worker) -> Iterator[None]:
             output.say(
                 f"stopping: the runs, at most {_STOP_SECONDS} s in all; another Ctrl-C kills everything"
             )
-            _close_runs(Cancelling())
+            have_ended = _cancel_runs(worker)
             for part in reversed([*parts]):
                 output.say(f"stopping: the {part.name}")
+                if part is worker and have_ended:
+                    # It would still run the hooks of these runs, ignore SIGTERM, and log that the hooks have failed.
+                    part.kill()
                 part.end()
                 if part is worker:
                     _close_runs(Cancelled(message="`resonant up` was stopped"))
         except KeyboardInterrupt:
             parts.kill()
             raise
+
+
+def _cancel_runs(worker: Worker) -> bool:
+    """Cancel the running runs of a worker, and wait for their processes; return whether all have ended.
+
+    Runs that are only pending hold nothing. If they were cancelled too, the worker would log that it cannot run their hooks.
+    """
+    import httpx
+    from prefect.states import Cancelling
+
+    async def cancel() -> None:
+        async with asyncio.timeout(_RUNS_SECONDS):
+            ending: list[psutil.Process] = []
+            while True:
+                processes = worker.run_processes()
+                cancelled = await set_states(Cancelling(), {"RUNNING"})
+                ending += [process for run, process in processes if run in cancelled]
+                if not (cancelled or ending):
+                    return
+                _, ending = psutil.wait_procs(ending, timeout=POLL_SECONDS)
+
+    try:
+        asyncio.run(cancel())
+    except (httpx.HTTPError, TimeoutError):
+        return False
+    return True
 
 
 def _close_runs(state: State[Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Set as AbstractSet
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ WORK_POOL = "resonant"
 DRAIN = "emit-events/drain"
 # The message of a run that was marked as crashed because its heartbeats stopped. It may be alive: the server may have been down.
 LOST = "its worker was lost: its heartbeats stopped"
+_UNFINISHED = frozenset({"PENDING", "RUNNING", "CANCELLING"})
 _DRAINS = 2
 # When the second drain starts, the first one is running, and the oldest earlier one has ended and freed its slot.
 _APART = timedelta(seconds=60)
@@ -85,19 +87,19 @@ def starts_soon(run: FlowRun, now: datetime) -> bool:
     return not run.auto_scheduled or (run.expected_start_time or now) <= now
 
 
-async def set_states(state: State[Any]) -> int:
-    """Set the state of every unfinished run in the work pool; return how many it changed.
+async def set_states(state: State[Any], types: AbstractSet[str] = _UNFINISHED) -> set[str]:
+    """Set the state of every unfinished run in the work pool, or of those of these types; return the ids of those it changed.
 
     Resonant started the server, so it owns all of them.
     """
     from prefect.client.schemas.filters import FlowRunFilter, WorkPoolFilter
 
-    types = sorted({"PENDING", "RUNNING", "CANCELLING"} - {state.type.value})
+    before = sorted(types - {state.type.value})
     async with _client() as client:
         runs = await client.read_flow_runs(
-            flow_run_filter=FlowRunFilter.model_validate({"state": {"type": {"any_": types}}}),
+            flow_run_filter=FlowRunFilter.model_validate({"state": {"type": {"any_": before}}}),
             work_pool_filter=WorkPoolFilter.model_validate({"name": {"any_": [WORK_POOL]}}),
         )
         for run in runs:
             await client.set_flow_run_state(run.id, state, force=True)
-    return len(runs)
+    return {str(run.id) for run in runs}

@@ -8,6 +8,9 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import psutil
+
+from resonant.dispatch.run.event_loop import FLOW_RUN
 from resonant.errors import ServerError
 from resonant.events import Clock
 from resonant.local.health import translated_server_errors
@@ -91,6 +94,15 @@ class Worker(Part):
         with contextlib.suppress(httpx.HTTPError, RuntimeError, TimeoutError):
             return asyncio.run(has_polled())
         return False
+
+    def run_processes(self) -> list[tuple[str, psutil.Process]]:
+        """Return the processes of its flow runs, with the ids of the runs."""
+        found = []
+        with contextlib.suppress(psutil.Error):  # it has ended
+            for process in psutil.Process(self.supervisor.pid).children(recursive=True):
+                with contextlib.suppress(psutil.Error, KeyError):
+                    found.append((process.environ()[FLOW_RUN], process))
+        return found
 
 
 async def _prepare(*, starts_again: bool) -> None:

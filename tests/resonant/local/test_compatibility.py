@@ -1,11 +1,15 @@
 """Prefect's private names: each is looked for at start, and works as Resonant expects."""
 
+import asyncio
 import importlib
+import os
 import re
+import signal
 import socket
 import subprocess
 import sys
 import time
+import uuid
 from importlib.metadata import version
 from pathlib import Path
 
@@ -20,6 +24,7 @@ from prefect.logging import handlers
 from prefect.results import ResultStore
 from prefect.server.utilities.messaging import memory
 from prefect.settings import PREFECT_API_URL, Settings, temporary_settings
+from prefect.utilities.engine import capture_sigterm, is_prefect_sigterm_handler_installed
 
 from resonant.errors import PrefectChanged
 from resonant.local.compatibility import (
@@ -28,6 +33,7 @@ from resonant.local.compatibility import (
     SERVER_NAMES,
     TESTED_PREFECT,
     _problem_of_settings,
+    cancelled_by_sigterm,
     check_client_names,
     check_server_names,
     drop_unsent_messages,
@@ -35,6 +41,7 @@ from resonant.local.compatibility import (
     send_logs_quietly,
 )
 from resonant.testing import Receiver, respond
+from support.event_loops import LOOP_FACTORIES
 from support.processes import clean_environment
 
 PROJECT = Path(__file__).parents[3]
@@ -180,6 +187,36 @@ def test_no_other_module_uses_private_names_of_prefect():
             if private.search(text) or uses_attributes:
                 found.add(str(path.relative_to(PROJECT)))
     assert found <= allowed
+
+
+@pytest.mark.parametrize("loop_factory", LOOP_FACTORIES)
+def test_sigterm_cancels_a_flow_run_once_and_raises_in_none_of_its_tasks(loop_factory, monkeypatch):
+    monkeypatch.setenv("PREFECT__FLOW_RUN_ID", str(uuid.uuid4()))
+    ended = []
+
+    async def work():
+        with cancelled_by_sigterm():
+            other = asyncio.create_task(send())
+            try:
+                await asyncio.sleep(60)
+            finally:
+                assert is_prefect_sigterm_handler_installed(), "or Prefect would not cancel the run"
+                await other
+
+    async def send():
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.sleep(0.01)
+        ended.append("sent")
+
+    with capture_sigterm():
+        before = signal.getsignal(signal.SIGTERM)
+        with asyncio.Runner(loop_factory=loop_factory) as runner, pytest.raises(asyncio.CancelledError):
+            runner.run(work())
+        assert signal.getsignal(signal.SIGTERM) is before
+        assert is_prefect_sigterm_handler_installed()
+    assert ended == ["sent"]
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import os
 import sys
 
 # Prefect sets this in a process that it starts for one flow run.
-_FLOW_RUN = "PREFECT__FLOW_RUN_ID"
+FLOW_RUN = "PREFECT__FLOW_RUN_ID"
 # libuv looks up names in half of its threads. With its default of 4 threads, two slow lookups would block every other one.
 _THREADS = "32"
 
@@ -17,7 +17,7 @@ def use_uvloop_in_flow_run() -> None:
     Does nothing in other processes: a program chooses its own event loop. Does nothing without uvloop, which is not available for
     every platform.
     """
-    if _FLOW_RUN in os.environ:
+    if FLOW_RUN in os.environ:
         use_uvloop()
 
 
