@@ -3,14 +3,16 @@
 import argparse
 import itertools
 import logging
+import os
 import random
 import sys
+import time
 from contextlib import nullcontext
 
 from simulation.database import OpenServer, SQLiteServer
 from simulation.plan import FULL, Plan
 from simulation.postgresql import opened_postgresql
-from simulation.running import describe, hunt, planted, run, run_each, shorten
+from simulation.running import describe, hunt_each, planted, run, run_each, shorten
 
 
 def main() -> int:
@@ -26,6 +28,12 @@ def main() -> int:
         "--mutants", nargs="?", const="", help="plant each bug whose name contains this, and hunt for it"
     )
     parser.add_argument(
+        "--processes",
+        type=int,
+        default=os.cpu_count() or 1,
+        help="how many bugs to hunt for at a time (default: %(default)s, as many as processors)",
+    )
+    parser.add_argument(
         "--quiet", action="store_true", help="do not shorten a world that breaks an invariant"
     )
     parser.add_argument(
@@ -38,7 +46,7 @@ def main() -> int:
     logging.disable(logging.CRITICAL)
     sys.unraisablehook = lambda _error: None  # closed coroutines of killed processes
     if asked.mutants is not None:
-        return _hunt_all(asked.mutants, asked.seconds, "--database", asked.database)
+        return _hunt_all(asked.mutants, asked.seconds, asked.processes, "--database", asked.database)
     is_sqlite = asked.database == "sqlite"
     with nullcontext(SQLiteServer) if is_sqlite else opened_postgresql() as open_server:
         return _run(asked, open_server)
@@ -69,13 +77,28 @@ def _run(asked: argparse.Namespace, open_server: OpenServer) -> int:
     return 0
 
 
-def _hunt_all(name: str, cpu: float, *options: str) -> int:
-    missed = 0
-    for bug in planted():
-        if name in bug.name:
-            found = hunt(bug, *options, cpu=cpu)
-            missed += not any(f"BROKEN {name}: " in found for name in bug.invariants)
-            print(f"{bug.name} ({' or '.join(bug.invariants)}): {found}", flush=True)
+def _hunt_all(name: str, cpu: float, processes: int, *options: str) -> int:
+    bugs = [bug for bug in planted() if name in bug.name]
+    if not bugs:
+        print(
+            f"simulation: no planted bug has {name!r} in its name; see tests/simulation/mutants",
+            file=sys.stderr,
+        )
+        return 2
+    began_at, missed = time.monotonic(), 0
+    for number, (bug, is_found, line, seconds) in enumerate(
+        hunt_each(bugs, *options, cpu=cpu, processes=processes), 1
+    ):
+        missed += not is_found
+        is_elsewhere = is_found and f"seed {bug.seed}:" not in line
+        print(
+            f"{number:3}/{len(bugs)} {'found' if is_found else 'MISSED'} {bug.name} in {seconds:.0f} s"
+            f" ({' or '.join(bug.invariants)}): {line}"
+            + f"; not by the seed {bug.seed} of its patch"
+            * is_elsewhere,
+            flush=True,
+        )
+    print(f"{len(bugs) - missed} of {len(bugs)} planted bugs found in {time.monotonic() - began_at:.0f} s")
     return int(missed > 0)
 
 

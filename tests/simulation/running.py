@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +19,7 @@ from simulation.world import World
 
 MUTANTS = Path(__file__).parent / "mutants"
 _ROOT = Path(__file__).parents[2]
-_SHOWN_LINES = 60
+_SHOWN_LINES, _SHOWN_CHARACTERS = 60, 150
 
 
 class Result(NamedTuple):
@@ -109,11 +110,13 @@ class Planted(NamedTuple):
     Attributes:
         name: of its patch.
         invariants: one of them must break.
+        seed: of a world in which one broke; the hunt begins there.
         text: the patch.
     """
 
     name: str
     invariants: list[str]
+    seed: int
     text: str
 
 
@@ -122,32 +125,65 @@ def planted() -> list[Planted]:
     found = []
     for path in sorted(MUTANTS.glob("*.patch")):
         text = path.read_text()
-        [invariants] = re.findall(r"^Invariant: ([\w -]+)$", text, re.MULTILINE)
-        found.append(Planted(path.stem, invariants.split(" or "), text))
+        [(invariants, seed)] = re.findall(r"^Invariant: ([\w -]+)\nSeed: (\d+)$", text, re.MULTILINE)
+        found.append(Planted(path.stem, invariants.split(" or "), int(seed), text))
     return found
 
 
-def plant(bug: Planted, folder: Path) -> str | None:
-    """Copy the code to a folder, and plant a bug; return why the patch does not apply, or None."""
-    shutil.copytree(_ROOT / "src", folder / "src", ignore=shutil.ignore_patterns("__pycache__"))
-    applied = subprocess.run(
-        ["git", "apply", "-"], cwd=folder, input=bug.text, capture_output=True, text=True, check=False
-    )
-    return applied.stderr if applied.returncode else None
+def copy_code(folder: Path) -> Path:
+    """Copy the code into a folder, with its cached bytecode, which stays valid for the files that no patch changes."""
+    shutil.copytree(_ROOT / "src", folder / "src")
+    return folder
 
 
-def hunt(bug: Planted, *options: str, cpu: float) -> str:
-    """Run worlds with a planted bug and these options until an invariant breaks; return what was found, on one line."""
+def apply(bug: Planted, folder: Path, *options: str) -> str:
+    """Plant a bug in a copy of the code; return why its patch does not apply, or an empty text."""
+    command = ["git", "apply", *options, "-"]
+    return subprocess.run(
+        command, cwd=folder, input=bug.text, capture_output=True, text=True, check=False
+    ).stderr
+
+
+class Hunted(NamedTuple):
+    """The end of a hunt.
+
+    Attributes:
+        is_found: whether one of the bug's invariants broke.
+        line: what was found, shortened.
+        seconds: how long it took.
+    """
+
+    bug: Planted
+    is_found: bool
+    line: str
+    seconds: float
+
+
+def hunt(bug: Planted, *options: str, cpu: float) -> Hunted:
+    """Run worlds with a planted bug and these options until an invariant breaks: its own seed, then others for this much CPU."""
+    began_at = time.monotonic()
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        if why := plant(bug, folder):
-            return f"DOES NOT APPLY: {why}"
-        command = [sys.executable, "-m", "simulation", "--from", "1", "--seconds", str(cpu), "--quiet"]
+        folder = copy_code(Path(name))
+        if why := apply(bug, folder):
+            return Hunted(bug, is_found=False, line=f"DOES NOT APPLY: {why}", seconds=0.0)
         environment = os.environ | {"PYTHONPATH": f"{folder}/src{os.pathsep}{_ROOT}/tests"}
-        done = subprocess.run(
-            [*command, *options], env=environment, capture_output=True, text=True, check=False
-        )
-        ends = [
-            line for line in done.stdout.splitlines() if "BROKEN" in line or "every invariant held" in line
-        ]
-        return ends[0] if ends else done.stderr[-150:]
+        line = ""
+        for seeds in (["--from", str(bug.seed), "--seeds", "1"], ["--from", "1", "--seconds", str(cpu)]):
+            command = [sys.executable, "-m", "simulation", *seeds, "--quiet", *options]
+            done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+            ends = [
+                line
+                for line in done.stdout.splitlines()
+                if "BROKEN" in line or "every invariant held" in line
+            ]
+            line = ends[0][:_SHOWN_CHARACTERS] if ends else done.stderr[-_SHOWN_CHARACTERS:]
+            if any(f"BROKEN {name}: " in line for name in bug.invariants):
+                return Hunted(bug, is_found=True, line=line, seconds=time.monotonic() - began_at)
+    return Hunted(bug, is_found=False, line=line, seconds=time.monotonic() - began_at)
+
+
+def hunt_each(bugs: Iterable[Planted], *options: str, cpu: float, processes: int) -> Iterator[Hunted]:
+    """Hunt for bugs, several at a time; yield each when its hunt ends."""
+    with ThreadPoolExecutor(processes) as pool:
+        for done in as_completed([pool.submit(hunt, bug, *options, cpu=cpu) for bug in bugs]):
+            yield done.result()
