@@ -7,7 +7,7 @@ FIND_PYTHON = test -n "$(PYTHON)" || { echo "Python 3.11 or newer is required, b
 NO_VENV = { echo "on Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
 BIN := .venv/bin
 
-.PHONY: setup demo test test-all test-fast sdks lint docs docs-serve reference wheel release simulate bench chaos audit clean help
+.PHONY: setup demo test test-again test-all test-fast sdks lint docs docs-serve reference wheel release simulate bench chaos audit clean help
 
 help:  ## show this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -50,6 +50,11 @@ test-all: setup  ## run every test; COVERAGE=1 fails if they cover too little
 	@$(RUN) $(PYTEST) -m "not alone" $(ARGS)
 	@$(RUN) -m pytest -m alone $(SHARDED) $(ARGS) || test $$? = 5  # 5: ARGS selected no test
 	@test -z "$(COVERAGE)" || { $(BIN)/coverage combine --quiet && $(BIN)/coverage report; }
+
+N ?= 6
+test-again: setup  ## run make test N times (6) in random orders, every second time beside stress-ng; FIRST=17 repeats them
+	@$(BIN)/python tests/support/again.py --runs $(N) $(if $(FIRST),--first $(FIRST)) -- \
+	  $(BIN)/python $(PYTEST) -m "not slow and not alone" $(ARGS)
 
 test-fast: setup  ## run the tests that need no Prefect server
 	@$(BIN)/python $(PYTEST) -m "not engine and not slow and not alone" $(ARGS)

@@ -1,9 +1,12 @@
 """Fixtures for every test: an empty database of each kind that Resonant supports."""
 
+import gc
+import logging
 import os
 import random
 import signal
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,7 @@ from xdist.scheduler import LoadFileScheduling
 
 from support import durations, failures, programs
 from support.durations import unit_of
-from support.examples import FUZZ_EXAMPLES, examples
+from support.examples import ARE_NEW, FUZZ_EXAMPLES, examples
 from support.pgbouncer import started_pgbouncer
 from support.postgresql import started_postgresql
 from support.prefect_database import share_prefect_database
@@ -29,6 +32,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--record-durations", action="store_true", help="write tests/durations.json after the run"
     )
+    parser.addoption("--order", default="", metavar="SEED", help="run the tests in this random order")
     parser.addoption(
         "--shard", default="", metavar="N/M", help="run only the files of this shard, such as 1/3"
     )
@@ -42,8 +46,10 @@ def pytest_configure(config: pytest.Config) -> None:
     # A shell makes background jobs ignore Ctrl-C, and the processes that the tests start and interrupt would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if not hasattr(config, "workerinput"):
-        # One seed for every process of pytest-xdist.
-        os.environ.setdefault("RESONANT_CHAOS_SEED", str(random.SystemRandom().randrange(1 << 32)))
+        # One seed for every process of pytest-xdist. The short form has the same each time.
+        new = random.SystemRandom().randrange(1 << 32)
+        is_long = os.environ.get("RESONANT_CHAOS") == "long"
+        os.environ.setdefault("RESONANT_CHAOS_SEED", str(new if is_long else 1))
     _register_examples()
 
 
@@ -60,27 +66,31 @@ def _forget_the_user(config: pytest.Config) -> None:
 def _register_examples() -> None:
     """Load the default profile, and register the profiles of tests/resonant/fuzz, with fewer examples for file access.
 
-    Slow examples never fail, since the machine may be loaded. Failing examples are kept outside the checkout, which may be new.
+    Slow examples never fail, since the machine may be loaded. New examples that fail are kept outside the checkout, which may be
+    new.
     """
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    database = DirectoryBasedExampleDatabase(cache / "resonant-tests" / "examples")
+    options: dict[str, Any] = {"deadline": None, "derandomize": not ARE_NEW}
+    if ARE_NEW:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+        options["database"] = DirectoryBasedExampleDatabase(cache / "resonant-tests" / "examples")
     hypothesis_settings.register_profile(
-        "examples",
-        database=database,
-        max_examples=examples(100),
-        deadline=None,
-        suppress_health_check=[HealthCheck.too_slow],
+        "examples", max_examples=examples(100), suppress_health_check=[HealthCheck.too_slow], **options
     )
     hypothesis_settings.load_profile("examples")
-    options = {
-        "database": database,
-        "deadline": None,
-        "suppress_health_check": list(HealthCheck),
-        "print_blob": True,
-    }
+    options |= {"suppress_health_check": list(HealthCheck), "print_blob": True}
     hypothesis_settings.register_profile("fuzz", max_examples=FUZZ_EXAMPLES, **options)
     with_files = max(examples(50), FUZZ_EXAMPLES // 10)
     hypothesis_settings.register_profile("fuzz-io", max_examples=with_files, **options)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Collect no garbage meanwhile: nearly everything that is made lives until the end."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
 
 
 @pytest.hookimpl(optionalhook=True)  # of pytest-xdist
@@ -94,6 +104,18 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileSche
             return unit_of(config.rootpath / path)
 
     return Scheduling(config, log)
+
+
+@pytest.fixture
+def caplog(caplog):
+    """Without the warnings of Prefect's threads, which go on after the test whose server they lost."""
+    caplog.handler.addFilter(_is_of_the_test)
+    yield caplog
+    caplog.handler.removeFilter(_is_of_the_test)
+
+
+def _is_of_the_test(record: logging.LogRecord) -> bool:
+    return not record.name.startswith("prefect.events")
 
 
 @pytest.fixture(scope="session")

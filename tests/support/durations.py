@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from functools import cache
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -27,7 +28,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Keep the files of the shard, and run first what takes longest, a file or a group, so that all processes end together."""
+    """Keep the files of the shard, and run first what takes longest, a file or a group, so that all processes end together.
+
+    With ``--order``, the order is random: of the groups that take about as long, of the files in a group, and of the tests in a file.
+    """
     unmarked = [
         each.nodeid
         for each in items
@@ -46,7 +50,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         mine = _units_of_shard(config.getoption("shard"), seconds)
         config.hook.pytest_deselected(items=[item for item in items if units[item.path] not in mine])
         items[:] = [item for item in items if units[item.path] in mine]
-    items.sort(key=lambda item: (-seconds[units[item.path]], units[item.path]))
+    order = config.getoption("order")
+
+    def draw(name: object) -> float:
+        return Random(f"{order} {name}").random() if order else 1.0
+
+    def rank(item: pytest.Item) -> tuple[float, str, float, float]:
+        unit = units[item.path]
+        return -seconds[unit] * draw(unit), unit, draw(item.path), draw(item.nodeid)
+
+    items.sort(key=rank)
 
 
 @cache
