@@ -59,7 +59,7 @@ def test_ci_pins_every_action_to_a_commit():
 
 def test_ci_builds_the_documentation():
     assert any("make docs" in step.get("run", "") for step in JOBS["docs"]["steps"])
-    assert "\nmake docs " in (PROJECT / ".ci" / "run").read_text()
+    assert " make lint docs\n" in (PROJECT / ".ci" / "run").read_text()
 
 
 def test_the_changelog_has_unreleased_changes_above_a_release_that_is_not_newer():
