@@ -134,6 +134,7 @@ def test_pytest_finds_the_fixtures_of_an_installed_wheel(python, tmp_path):
     assert "resonant_store" in shown.stdout
 
 
+@pytest.mark.slow
 def test_a_type_checker_accepts_the_programs_of_the_documentation(python, tmp_path):
     api = PROJECT / "tests" / "resonant" / "api_usage.py"
     for path in (api, *PROJECT.glob("examples/**/*.py")):

@@ -19,7 +19,7 @@ from support.pages import PROJECT
 from support.prefect import forget_server, patient_client, running_server
 
 # These tests delete what others share.
-pytestmark = [pytest.mark.engine, pytest.mark.own_server]
+pytestmark = [pytest.mark.engine, pytest.mark.own_server, pytest.mark.slow]
 
 # Prefect's server registers its own at any time.
 OWN_KINDS = {kind.get_block_type_name() for kind in bootstrap.block_types()}

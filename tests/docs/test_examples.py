@@ -141,7 +141,11 @@ def test_a_flow_of_your_own_stores_an_event_when_it_ends_and_one_when_it_fails(r
 
 
 @pytest.mark.engine
-@pytest.mark.parametrize("has_server", [True, False], ids=["with a server", "without a server"])
+@pytest.mark.parametrize(
+    "has_server",
+    [True, pytest.param(False, marks=pytest.mark.slow)],  # each of its commands starts a server
+    ids=["with a server", "without a server"],
+)
 def test_the_traces_of_one_event_are_printed_as_the_guide_shows(run, has_server):
     said = run("traces.py") if has_server else run("traces.py", api="")
     guide = (PROJECT / "docs" / "how-to" / "traces.md").read_text()

@@ -5,7 +5,7 @@ import shlex
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 from markdown_it import MarkdownIt
@@ -94,6 +94,7 @@ class Page:
         return str(found)
 
 
+@cache  # several files of tests parse them when they are collected
 def pages() -> list[Page]:
     """Return every page of the project, including uncommitted ones."""
     listed = subprocess.run(

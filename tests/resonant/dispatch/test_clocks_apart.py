@@ -51,6 +51,7 @@ async def running(url, name, send, *, ahead, rescues=None):
 @BY_MORE_THAN_A_LEASE
 async def test_each_delivery_is_sent_once_and_no_success_is_late(postgresql_url, ahead, monkeypatch):
     monkeypatch.setattr("resonant.dispatch.claim.leases.ExpiryWatch", lambda *_: at_once())
+    monkeypatch.setattr("resonant.dispatch.claim.leases.RESCUE_SECONDS", 0.1)
     sent, rescues = [], {"right": [], "wrong": []}
 
     async def send(event):

@@ -281,10 +281,13 @@ class TestAnEventTypeThatFails:
 
 async def enqueue_types(worker, **numbers):
     """Store so many events of each type, in turn."""
-    for n in range(max(numbers.values())):
-        names = [name for name, number in numbers.items() if n < number]
-        given = [Event(type=name, source="/shop", data=n, id=f"{name}_{uuid4().hex}") for name in names]
-        await worker.store.enqueue(given, "orders")
+    given = [
+        Event(type=name, source="/shop", data=n, id=f"{name}_{uuid4().hex}")
+        for n in range(max(numbers.values()))
+        for name, number in numbers.items()
+        if n < number
+    ]
+    await worker.store.enqueue(given, "orders")
 
 
 async def claimed(worker, count):
