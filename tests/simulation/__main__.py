@@ -22,7 +22,9 @@ def main() -> int:
     parser.add_argument(
         "--seeds", type=int, help="how many seeds to run; by default, as many as --seconds allow"
     )
-    parser.add_argument("--seconds", type=float, default=60.0, help="seconds of CPU (default: %(default)g)")
+    parser.add_argument(
+        "--seconds", type=float, help="seconds of CPU (default: 60, and 30 for each planted bug)"
+    )
     parser.add_argument("--full", action="store_true", help="worlds of ten minutes, with 2,000 events")
     parser.add_argument(
         "--mutants", nargs="?", const="", help="plant each bug whose name contains this, and hunt for it"
@@ -46,7 +48,7 @@ def main() -> int:
     logging.disable(logging.CRITICAL)
     sys.unraisablehook = lambda _error: None  # closed coroutines of killed processes
     if asked.mutants is not None:
-        return _hunt_all(asked.mutants, asked.seconds, asked.processes, "--database", asked.database)
+        return _hunt_all(asked.mutants, asked.seconds or 30.0, asked.processes, "--database", asked.database)
     is_sqlite = asked.database == "sqlite"
     with nullcontext(SQLiteServer) if is_sqlite else opened_postgresql() as open_server:
         return _run(asked, open_server)
@@ -60,7 +62,7 @@ def _run(asked: argparse.Namespace, open_server: OpenServer) -> int:
         return int(found.broken is not None)
     first = random.randrange(10**9) if asked.first is None else asked.first
     seeds = itertools.count(first) if asked.seeds is None else range(first, first + asked.seeds)
-    cpu = asked.seconds if asked.seeds is None else float("inf")
+    cpu = (asked.seconds or 60.0) if asked.seeds is None else float("inf")
     count, used = 0, 0.0
     for found in run_each(seeds, open_server, cpu=cpu, **size):
         count, used = count + 1, used + found.cpu

@@ -110,7 +110,7 @@ class Planted(NamedTuple):
     Attributes:
         name: of its patch.
         invariants: one of them must break.
-        seed: of a world in which one broke; the hunt begins there.
+        seed: of a world in which one broke, where the hunt begins; 1 if none is known.
         text: the patch.
     """
 
@@ -125,8 +125,8 @@ def planted() -> list[Planted]:
     found = []
     for path in sorted(MUTANTS.glob("*.patch")):
         text = path.read_text()
-        [(invariants, seed)] = re.findall(r"^Invariant: ([\w -]+)\nSeed: (\d+)$", text, re.MULTILINE)
-        found.append(Planted(path.stem, invariants.split(" or "), int(seed), text))
+        [(invariants, seed)] = re.findall(r"^Invariant: ([\w -]+)\n(?:Seed: (\d+)\n)?", text, re.MULTILINE)
+        found.append(Planted(path.stem, invariants.split(" or "), int(seed or 1), text))
     return found
 
 
