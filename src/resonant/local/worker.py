@@ -96,8 +96,10 @@ class Worker(Part):
         return False
 
     def run_processes(self) -> list[tuple[str, psutil.Process]]:
-        """Return the processes of its flow runs, with the ids of the runs."""
-        found = []
+        """Return the processes of its flow runs, with the ids of the runs; none if it was not started."""
+        found: list[tuple[str, psutil.Process]] = []
+        if not hasattr(self, "supervisor"):
+            return found
         with contextlib.suppress(psutil.Error):  # it has ended
             for process in psutil.Process(self.supervisor.pid).children(recursive=True):
                 with contextlib.suppress(psutil.Error, KeyError):
